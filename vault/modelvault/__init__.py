@@ -1,0 +1,29 @@
+"""An encrypted vault for AI models: weights come out only in the memory of an allowed job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modelvault.client.session import Session
+    from modelvault.loader.model import Model
+    from modelvault.wiring import connect
+
+__all__ = ["Model", "Session", "connect", "errors"]
+
+_HOMES = {
+    "connect": "modelvault.wiring",
+    "Session": "modelvault.client.session",
+    "Model": "modelvault.loader.model",
+    "errors": "modelvault.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Lazy, so that `import modelvault` costs next to nothing and pulls in no service's client.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'modelvault' has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(_HOMES[name])
+    return module if name == "errors" else getattr(module, name)

@@ -1,0 +1,140 @@
+"""The ledger's rows as values. Times are milliseconds since the epoch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from modelvault.crypto.dsse import Envelope
+
+
+class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A model: its signed record, the head of its versions and the lowest KEK version in use."""
+
+    tenant: str
+    model: str
+    owner: str
+    classification: str
+    serial: int
+    record: Envelope
+    created_at: int
+    kek_floor: int = 1
+    head_version: int = 0
+    head_manifest: str | None = None
+    hidden_at: int | None = None
+
+
+class VersionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A published version; `size` and `files` count plaintext bytes and files."""
+
+    tenant: str
+    model: str
+    version: int
+    artifact: str
+    digest: str
+    manifest: Envelope
+    created_at: int
+    created_by: str
+    size: int
+    files: int
+    hidden_at: int | None = None
+
+
+class TagRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A tag's current signed record."""
+
+    tenant: str
+    model: str
+    tag: str
+    version: int
+    serial: int
+    record: Envelope
+    moved_at: int
+
+
+class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An artifact's DEK, wrapped by version `kek_version` of the model's KEK."""
+
+    artifact: str
+    tenant: str
+    model: str
+    wrapped: bytes
+    kek_version: int
+
+
+class UploadRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that was opened and isn't published: who may go on, with what, until when.
+
+    `paths` and `sizes` are what was declared, in order; `recipient` is the SHA-256 of the key the
+    FileKeys were sealed to.
+    """
+
+    id: str
+    tenant: str
+    model: str
+    artifact: str
+    subject: str
+    paths: tuple[str, ...]
+    sizes: tuple[int, ...]
+    recipient: str
+    created_at: int
+    expires_at: int
+    state: Literal["open", "published", "aborted"] = "open"
+
+
+class LeaseRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A lease. `ask_hash` is over subject, nonce and key, so that one ask has one lease."""
+
+    id: str
+    ask_hash: str
+    subject: str
+    key_hash: str
+    bound: bool
+    tenant: str
+    model: str
+    version: int
+    manifest: str
+    purpose: str
+    action: str
+    paths: tuple[str, ...]
+    bytes: int
+    granted_at: int
+    expires_at: int
+    total_until: int
+    revision: str
+    decision_id: str
+    ended_at: int | None = None
+    end_reason: str | None = None
+
+
+class Revocation(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that may not be used any more.
+
+    `kind` and `target`: a principal's id; a lease's id; `tenant/model@version`. A principal's
+    revocation stands until `until` (None: for good). It hits leases granted before and asks after.
+    """
+
+    id: str
+    kind: Literal["principal", "lease", "version"]
+    target: str
+    at: int
+    by: str
+    reason: str
+    until: int | None = None
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What admission counts for one subject and model; None is not limited."""
+
+    max_bytes_per_day: int | None = None
+    max_concurrent_leases: int | None = None
+
+
+class Admission(msgspec.Struct, frozen=True, kw_only=True):
+    """What admission gave: the lease row that stands, its entry, and whether it stood already."""
+
+    lease: LeaseRow
+    entry_id: str
+    leaf_hash: bytes
+    repeated: bool

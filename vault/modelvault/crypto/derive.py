@@ -1,0 +1,72 @@
+"""Every label and every derivation of the vault, in one place.
+
+docs/format.md, section 1. Two derivations with the same label would be one key with two uses: a
+test checks that no two labels here are equal and that none is a prefix of another.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from modelvault import canonical
+from modelvault.crypto.secret import Secret
+
+FILE_KEY = b"modelvault/file-key/v1"
+FILE_AAD = b"modelvault/file/v1"
+LEAF_LIST_SHA256 = b"modelvault leaf list v1"
+LEAF_LIST_BLAKE3 = "modelvault 2026 leaf list v1"
+ROOT_KEK = b"modelvault/local-keyring/kek/v1"
+ROOT_SIGNING = b"modelvault/local-keyring/signing/v1"
+ROOT_CHECK = b"modelvault/local-keyring/check/v1"
+LOCAL_DEK = b"modelvault/local-keyring/dek/v1"
+
+LABELS: tuple[bytes, ...] = (
+    FILE_KEY,
+    FILE_AAD,
+    LEAF_LIST_SHA256,
+    LEAF_LIST_BLAKE3.encode(),
+    ROOT_KEK,
+    ROOT_SIGNING,
+    ROOT_CHECK,
+    LOCAL_DEK,
+)
+
+KEY_BYTES = 32
+
+
+def expand(key: Secret, label: bytes, *parts: bytes) -> Secret:
+    """HKDF-Expand-SHA-384(key, label 00 part 00 part ...): 32 bytes (RFC 5869, section 2.3).
+
+    Callers see to it that no part but the last can hold a zero byte.
+    """
+    derived = bytearray(KEY_BYTES)
+    info = b"\0".join((label, *parts))
+    HKDFExpand(SHA384(), KEY_BYTES, info).derive_into(key.reveal(), derived)
+    return Secret(derived)
+
+
+def file_key(dek: Secret, artifact: str, path: str) -> Secret:
+    """The key of one file's FLOE ciphertext."""
+    return expand(dek, FILE_KEY, artifact.encode("ascii"), path.encode("utf-8"))
+
+
+def file_aad(artifact: str, path: str) -> bytes:
+    """FLOE's associated data for one file: it opens under this artifact and path alone."""
+    return b"\0".join((FILE_AAD, artifact.encode("ascii"), path.encode("utf-8")))
+
+
+def key_context(vault: str, tenant: str, model: str, artifact: str) -> bytes:
+    """What a wrapped DEK is bound to (32 bytes): the key service's derivation context."""
+    document = {"v": 1, "vault": vault, "tenant": tenant, "model": model, "artifact": artifact}
+    return hashlib.sha256(canonical.dumps(document)).digest()
+
+
+def kek_name(vault: str, tenant: str, model: str) -> str:
+    """The name of a model's KEK at the key service: safe in any URL, whatever the model's name."""
+    document = {"v": 1, "vault": vault, "tenant": tenant, "model": model}
+    text = base64.b32encode(hashlib.sha256(canonical.dumps(document)).digest()).decode().lower()
+    return "mv-" + text[:40]

@@ -1,0 +1,83 @@
+"""Signed documents: DSSE v1 envelopes over Ed25519 (github.com/secure-systems-lab/dsse).
+
+`keyid` is `sha256:` and the SHA-256 of the raw 32-byte public key, in lowercase hex.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from modelvault import canonical
+from modelvault.errors import IntegrityError
+
+
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One Ed25519 signature (64 bytes) over the PAE of the payload, and the key it names."""
+
+    keyid: str
+    sig: bytes
+
+
+class Envelope(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"payload_type": "payloadType"}
+):
+    """A payload, its media type, and the signatures over both."""
+
+    payload_type: str
+    payload: bytes
+    signatures: tuple[Signature, ...]
+
+    @property
+    def digest(self) -> str:
+        """`sha256:` and the hash of the payload: what other documents call this one by."""
+        return "sha256:" + hashlib.sha256(self.payload).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The envelope as canonical JSON."""
+        return canonical.encode(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview, *, limit: int, what: str) -> Envelope:
+        """Parse strictly; IntegrityError when it isn't an envelope or is over `limit` bytes."""
+        return canonical.decode(data, cls, limit=limit, what=what)
+
+
+def keyid(public_key: bytes) -> str:
+    """The name of a raw Ed25519 public key."""
+    return "sha256:" + hashlib.sha256(public_key).hexdigest()
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """DSSE's pre-authentication encoding: what is really signed."""
+    kind = payload_type.encode("utf-8")
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def verify(envelope: Envelope, payload_type: str, public_keys: dict[str, bytes], what: str) -> bytes:
+    """The payload, once a key of `public_keys` ({keyid: 32 raw bytes}) has signed it as that type.
+
+    Raises IntegrityError: `wrong_type`, `unknown_key` (no signature names a trusted key) or
+    `bad_signature`. `what` names the document in the message.
+    """
+    if envelope.payload_type != payload_type:
+        raise IntegrityError("wrong_type", f"{what} is signed as another kind of document")
+    trusted = [entry for entry in envelope.signatures if entry.keyid in public_keys]
+    if not trusted:
+        raise IntegrityError(
+            "unknown_key",
+            f"{what} isn't signed by a key that the trust file names for this purpose",
+            "it may be of another vault, or the trust file is old: compare the vault ids, then "
+            "fetch the trust file again from where you first got it",
+        )
+    message = pae(payload_type, envelope.payload)
+    for entry in trusted:
+        try:
+            Ed25519PublicKey.from_public_bytes(public_keys[entry.keyid]).verify(entry.sig, message)
+        except (InvalidSignature, ValueError):
+            continue
+        return envelope.payload
+    raise IntegrityError("bad_signature", f"the signature of {what} doesn't fit its contents")

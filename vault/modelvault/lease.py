@@ -1,0 +1,238 @@
+"""What client and broker say to each other about a push and a load."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from modelvault.access import Obligations
+from modelvault.manifest import (
+    Count, Digest, DigestAlgorithm, Hints, Id, Label, Name, ObjectName, Positive, Provenance, Sha256,
+    TensorEntry, Time,
+)  # fmt: skip
+from modelvault.record import Entry, SignedVersion
+
+Nonce = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Suite = Literal["mlkem768-x25519", "x25519"]
+
+
+class Recipient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An HPKE public key: 32 bytes for x25519, 1,184 + 32 for mlkem768-x25519."""
+
+    suite: Suite
+    public_key: bytes
+
+
+class LeaseAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A request for the keys of some or all files of a version.
+
+    `action` is what will be done with them: `load` keeps plaintext in memory, `export` writes it
+    to a disk. `fulfils` lists the obligation types that this loader knows how to keep.
+    """
+
+    reference: str
+    purpose: Annotated[str, Meta(min_length=1, max_length=64)]
+    action: Literal["load", "export"] = "load"
+    files: tuple[str, ...] | None = None
+    ticket: Annotated[str, Meta(max_length=128)] | None = None
+    nonce: Nonce
+    recipient: Recipient
+    fulfils: tuple[str, ...]
+
+
+class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the grant stands in the audit log."""
+
+    entry: Id
+    leaf_hash: str
+
+
+class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A grant. `sealed` is HPKE over the 32-byte FileKeys, one after the other in `paths`' order.
+
+    `ttl_s` counts from the moment the ask was sent, on the asker's boot clock.
+    """
+
+    id: Id
+    tenant: Name
+    model: Name
+    version: Positive
+    manifest: Sha256
+    paths: tuple[str, ...]
+    ttl_s: Positive
+    expires_at: Time
+    obligations: Obligations
+    decision_id: str
+    revision: str
+    receipt: Receipt
+    sealed: bytes
+    signed: SignedVersion
+
+
+class Renewal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A lease's next stretch: `ttl_s` from the moment the renewal was asked for."""
+
+    ttl_s: Positive
+    expires_at: Time
+    obligations: Obligations
+
+
+class DeclaredFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A path that will be pushed, and its plaintext size in bytes as seen before reading."""
+
+    path: str
+    size: Count
+
+
+class PushAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A request to make a new version: `reference` is a bare model name, or `name:tag`.
+
+    A tag is only checked here, so that a refusal comes before the upload and not after it; it is
+    moved by the steward's `tag` once the version stands.
+    """
+
+    reference: str
+    files: tuple[DeclaredFile, ...]
+    nonce: Nonce
+    recipient: Recipient
+
+
+class Upload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An opened version. `sealed` as in Lease, in the order of the ask's files."""
+
+    id: Id
+    tenant: Name
+    model: Name
+    artifact: Id
+    segment_length: Positive
+    digest_alg: DigestAlgorithm
+    expires_at: Time
+    sealed: bytes
+
+
+class DraftFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A file as it was encrypted and put: size is the plaintext's."""
+
+    path: str
+    size: Count
+    object: ObjectName
+    leaves: ObjectName
+    digest: Digest
+
+
+class Draft(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The pusher's half of a manifest. The broker believes none of it about who and which."""
+
+    files: tuple[DraftFile, ...]
+    hints: Hints = Hints()
+    labels: dict[Label, Label] = {}
+    provenance: Provenance = Provenance()
+    tensors: tuple[TensorEntry, ...] | None = None
+
+
+class Published(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A version that stands."""
+
+    tenant: Name
+    model: Name
+    version: Positive
+    manifest: Sha256
+    signed: SignedVersion
+    receipt: Receipt
+
+
+class VersionSummary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One version in a listing; `size` in plaintext bytes."""
+
+    version: Positive
+    manifest: Sha256
+    created_at: Time
+    created_by: str
+    size: Count
+    files: Count
+    kek_version: Positive | None
+    hidden_at: Time | None
+
+
+class TagSummary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A tag and where it points."""
+
+    tag: Name
+    version: Positive
+    serial: Positive
+
+
+class ModelSummary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One model in a listing."""
+
+    tenant: Name
+    model: Name
+    owner: str
+    classification: str
+    created_at: Time
+    versions: Count
+    latest: Positive | None
+    size: Count
+    tags: tuple[TagSummary, ...]
+
+
+class ModelDetail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All that `show` tells; `signed` is the version that the reference means, if there is one."""
+
+    summary: ModelSummary
+    versions: tuple[VersionSummary, ...]
+    signed: SignedVersion | None
+
+
+class LeaseSummary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A lease as admins see it."""
+
+    id: Id
+    subject: str
+    tenant: Name
+    model: Name
+    version: Positive
+    purpose: str
+    action: str
+    granted_at: Time
+    expires_at: Time
+    ended_at: Time | None
+    end_reason: str | None
+    bytes: Count
+
+
+class Explanation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the policy would say, without granting anything."""
+
+    allowed: bool
+    reasons: tuple[str, ...]
+    obligations: Obligations
+    revision: str
+    decision_id: str
+
+
+class Swept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `gc` removed, or would remove."""
+
+    uploads: Count
+    versions: Count
+    objects: Count
+    bytes: Count
+
+
+class Rotated(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `rotate` did: the new KEK version and how many wrapped keys were rewrapped."""
+
+    tenant: Name
+    model: Name
+    kek_version: Positive
+    rewrapped: Count
+
+
+class EntryPage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Some audit entries in order, and the `seq` to go on after (None: that was the last)."""
+
+    entries: tuple[Entry, ...]
+    next: int | None

@@ -1,0 +1,29 @@
+"""What the vault needs from outside, as Protocols. Adapters implement them.
+
+Held by all: an implementation may be used by many threads at once; nothing but
+`modelvault.errors` escapes from it; a part that doesn't answer is `Unavailable`.
+"""
+
+from modelvault.ports.broker import Broker, Steward
+from modelvault.ports.identity import IssuerKeys, VerifyingKey
+from modelvault.ports.keys import KeyAdmin, KeyService, Signer, WrappedKey
+from modelvault.ports.ledger import Ledger
+from modelvault.ports.objects import ObjectInfo, ObjectReader, ObjectStore, ObjectWriter
+from modelvault.ports.policy import PolicyEngine
+
+__all__ = [
+    "Broker",
+    "IssuerKeys",
+    "KeyAdmin",
+    "KeyService",
+    "Ledger",
+    "ObjectInfo",
+    "ObjectReader",
+    "ObjectStore",
+    "ObjectWriter",
+    "PolicyEngine",
+    "Signer",
+    "Steward",
+    "VerifyingKey",
+    "WrappedKey",
+]

@@ -1,0 +1,142 @@
+"""The vault's service, as clients call it: in this process or over HTTP."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from modelvault.access import Action, Caller, Principal
+from modelvault.lease import (
+    Draft,
+    EntryPage,
+    Explanation,
+    Lease,
+    LeaseAsk,
+    LeaseSummary,
+    ModelDetail,
+    ModelSummary,
+    Published,
+    PushAsk,
+    Renewal,
+    Rotated,
+    Swept,
+    Upload,
+)
+from modelvault.record import SignedVersion
+
+
+class Broker(Protocol):
+    """Everyday calls. Each authenticates its caller and asks the policy.
+
+    All raise AuthenticationError, AccessDenied, NotFound (also for what the caller may not see)
+    and Unavailable.
+    """
+
+    def open_version(self, caller: Caller, ask: PushAsk) -> Upload:
+        """Begin a version: a fresh DEK, FileKeys sealed to the ask's recipient."""
+        ...
+
+    def commit(self, caller: Caller, upload: str, draft: Draft) -> Published:
+        """Check what was uploaded and publish it as the next version.
+
+        Only the principal that opened it may. Repeating a commit that succeeded gives its result
+        again. Raises InvalidRequest or IntegrityError when draft, objects and declaration differ.
+        """
+        ...
+
+    def lease(self, caller: Caller, ask: LeaseAsk) -> Lease:
+        """Keys for some files of a version. The same ask again gives the same lease, uncharged."""
+        ...
+
+    def renew(self, caller: Caller, lease: str, key_hash: str) -> Renewal:
+        """Ask again for what was granted; `key_hash` is that of the first ask's recipient.
+
+        AccessDenied means wipe; Unavailable means keep until ttl and grace have run out.
+        """
+        ...
+
+    def release(self, caller: Caller, lease: str) -> None:
+        """The job is done with it. Idempotent."""
+        ...
+
+    def list(
+        self, caller: Caller, *, tenant: str, filter: str = "", limit: int = 100, after: str = ""
+    ) -> tuple[ModelSummary, ...]:
+        """The models that the caller may show, by name; `filter` is a shell-style pattern."""
+        ...
+
+    def show(self, caller: Caller, reference: str) -> ModelDetail:
+        """A model with its versions and tags."""
+        ...
+
+    def pull(self, caller: Caller, reference: str) -> SignedVersion:
+        """The documents of a version, for copying its ciphertext."""
+        ...
+
+    def whoami(self, caller: Caller) -> Principal:
+        """Who the token says is asking."""
+        ...
+
+
+class Steward(Protocol):
+    """Admins' calls, each an action of its own for the policy. Errors as in Broker."""
+
+    def create(
+        self, caller: Caller, reference: str, *, owner: str | None, classification: str
+    ) -> ModelSummary:
+        """A new, empty model with its KEK. Raises Conflict (`model_exists`)."""
+        ...
+
+    def classify(
+        self, caller: Caller, reference: str, *, owner: str | None, classification: str | None
+    ) -> ModelSummary:
+        """Change owner or classification."""
+        ...
+
+    def tag(self, caller: Caller, reference: str, tag: str) -> SignedVersion:
+        """Make `tag` mean the version that `reference` means now. Raises NotFound."""
+        ...
+
+    def delete(self, caller: Caller, reference: str) -> None:
+        """Hide a version (`name@7`) or a model (`name`) from loads; `gc` removes it after a grace."""
+        ...
+
+    def rotate(self, caller: Caller, reference: str) -> Rotated:
+        """A new KEK version; every wrapped key of the model under it; older versions retired.
+
+        Idempotent when it is resumed after an interruption. No object with weights is touched.
+        """
+        ...
+
+    def revoke(
+        self, caller: Caller, *, kind: str, target: str, reason: str, for_s: int | None = None
+    ) -> int:
+        """Revoke a `principal`, `lease` or `version`; returns how many running leases it ended."""
+        ...
+
+    def leases(
+        self, caller: Caller, *, reference: str | None = None, ended: bool = False, limit: int = 100
+    ) -> tuple[LeaseSummary, ...]:
+        """Leases, newest first; running ones only unless `ended`."""
+        ...
+
+    def explain(
+        self, caller: Caller, *, action: Action, reference: str, purpose: str | None,
+        subject: Principal | None,
+    ) -> Explanation:  # fmt: skip
+        """What the policy says of a request, for `subject` or for the caller, granting nothing."""
+        ...
+
+    def entries(
+        self, caller: Caller, *, after: int = 0, limit: int = 100, reference: str | None = None
+    ) -> EntryPage:
+        """The audit log, oldest first, from the one behind `after` on."""
+        ...
+
+    def publish_policy(self, caller: Caller, revision: str) -> None:
+        """Make `revision` the only one whose decisions count, once it evaluates and still lets
+        the caller write policies (`policy_lockout`)."""
+        ...
+
+    def gc(self, caller: Caller, *, dry_run: bool = False) -> Swept:
+        """Remove what was hidden long enough, dead uploads and their objects."""
+        ...

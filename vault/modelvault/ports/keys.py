@@ -1,0 +1,80 @@
+"""Key services: who makes, unwraps, rotates and signs."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import msgspec
+
+from modelvault.crypto.dsse import Envelope
+from modelvault.crypto.secret import Secret
+
+SigningPurpose = Literal["manifest", "record", "log", "bundle", "token"]
+
+
+class WrappedKey(msgspec.Struct, frozen=True):
+    """A DEK under version `kek_version` of a KEK; opaque to all but the key service."""
+
+    wrapped: bytes
+    kek_version: int
+
+
+class KeyService(Protocol):
+    """The broker's identity at the key service. `key` is `derive.kek_name`'s, `context` 32 bytes."""
+
+    def data_key(self, key: str, context: bytes) -> tuple[Secret, WrappedKey]:
+        """A fresh 32-byte DEK, and the same wrapped by the KEK's newest version.
+
+        Raises NotFound (`no_kek`) when the KEK doesn't exist: it is never made on the way.
+        """
+        ...
+
+    def unwrap(self, key: str, wrapped: WrappedKey, context: bytes) -> Secret:
+        """The DEK. Idempotent. The caller wipes it.
+
+        Raises NotFound (`no_kek`), Conflict (`kek_version_retired`) when that version may no
+        longer decrypt, IntegrityError (`bad_wrapped_key`) for another context, KEK or bytes.
+        """
+        ...
+
+
+class KeyAdmin(Protocol):
+    """The steward's identity at the key service: can't unwrap."""
+
+    def create(self, key: str) -> None:
+        """Make a KEK at version 1. Raises Conflict (`kek_exists`)."""
+        ...
+
+    def rotate(self, key: str) -> int:
+        """Add a version and return its number; new data keys use it. Raises NotFound (`no_kek`)."""
+        ...
+
+    def versions(self, key: str) -> tuple[int, int]:
+        """(lowest version that may decrypt, newest version). Raises NotFound (`no_kek`)."""
+        ...
+
+    def rewrap(self, key: str, batch: list[tuple[WrappedKey, bytes]]) -> list[WrappedKey]:
+        """Each (wrapped, context) under the newest version, in order, at most 200 of them.
+
+        The DEKs stay inside the key service. All or nothing. Errors as `KeyService.unwrap`.
+        """
+        ...
+
+    def retire(self, key: str, below: int) -> None:
+        """From now on no version under `below` decrypts; their key bytes are destroyed.
+
+        Idempotent; can't be undone. Raises NotFound (`no_kek`).
+        """
+        ...
+
+
+class Signer(Protocol):
+    """Ed25519 signing keys, one purpose each."""
+
+    def sign(self, purpose: SigningPurpose, payload_type: str, payload: bytes) -> Envelope:
+        """A DSSE envelope with one signature by the purpose's newest key."""
+        ...
+
+    def public_key(self, purpose: SigningPurpose) -> bytes:
+        """The raw 32-byte public key of the purpose's newest key."""
+        ...

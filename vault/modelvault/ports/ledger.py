@@ -1,0 +1,220 @@
+"""Catalog and audit log in one: what changes something also writes the entry that tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from modelvault.catalog import (
+    Admission,
+    KeyRow,
+    LeaseRow,
+    Limits,
+    ModelRow,
+    Revocation,
+    TagRow,
+    UploadRow,
+    VersionRow,
+)
+from modelvault.record import Entry
+
+
+class Ledger(Protocol):
+    """Each method that takes an Entry commits it in one transaction with its change, or neither.
+
+    Not-found is NotFound with the code named; a lost race is Conflict. Transactions are
+    serialisable: two callers never both see the old state and both win. Unavailable
+    (`ledger_unavailable`) when the database doesn't answer in its deadline.
+    """
+
+    def now(self) -> int:
+        """The database's clock, in milliseconds since the epoch."""
+        ...
+
+    # models, tags
+    def create_model(self, row: ModelRow, entry: Entry) -> None:
+        """Raises Conflict (`model_exists`), also where a hidden one has the name."""
+        ...
+
+    def model(self, tenant: str, model: str) -> ModelRow:
+        """Raises NotFound (`no_model`). Hidden ones are returned: callers look at `hidden_at`."""
+        ...
+
+    def models(self, tenant: str, *, after: str = "", limit: int = 100) -> Sequence[ModelRow]:
+        """Models that aren't hidden, by name, from the one behind `after` on."""
+        ...
+
+    def update_record(self, row: ModelRow, expected_serial: int, entry: Entry) -> None:
+        """New owner, classification, record and serial. Raises Conflict (`serial_moved`)."""
+        ...
+
+    def tag(self, tenant: str, model: str, tag: str) -> TagRow:
+        """Raises NotFound (`no_tag`)."""
+        ...
+
+    def tags(self, tenant: str, model: str) -> Sequence[TagRow]:
+        """By name."""
+        ...
+
+    def put_tag(self, row: TagRow, expected_serial: int, entry: Entry) -> None:
+        """`expected_serial` 0 means that the tag is new. Raises Conflict (`serial_moved`), and
+        NotFound (`no_version`) when the version is hidden or gone."""
+        ...
+
+    # uploads, versions
+    def begin(self, upload: UploadRow, key: KeyRow, max_open: int, entry: Entry) -> None:
+        """Record an upload with its wrapped key. AccessDenied (`too_many_uploads`) when its subject
+        has `max_open` others open and unexpired."""
+        ...
+
+    def upload(self, upload: str) -> UploadRow:
+        """Raises NotFound (`no_upload`)."""
+        ...
+
+    def prolong(self, upload: str, expires_at: int) -> None:
+        """Heartbeat of an open upload. Raises NotFound (`no_upload`)."""
+        ...
+
+    def publish(self, upload: str, row: VersionRow, expected_head: str | None, entry: Entry) -> Entry:
+        """The version becomes the model's head and the upload `published`; returns the entry as it
+        stands. Raises Conflict (`head_moved`), Conflict (`upload_closed`), NotFound (`no_model`)
+        when the model is hidden."""
+        ...
+
+    def published(self, upload: str) -> tuple[VersionRow, Entry]:
+        """What an upload became, and the entry. Raises NotFound (`no_version`)."""
+        ...
+
+    def version(self, tenant: str, model: str, version: int) -> VersionRow:
+        """Raises NotFound (`no_version`). Hidden ones are returned."""
+        ...
+
+    def version_by_digest(self, tenant: str, model: str, digest: str) -> VersionRow:
+        """Raises NotFound (`no_version`). Hidden ones are returned."""
+        ...
+
+    def versions(self, tenant: str, model: str) -> Sequence[VersionRow]:
+        """All that are in the ledger, newest first, hidden ones too."""
+        ...
+
+    def hide(self, tenant: str, model: str, version: int | None, at: int, entry: Entry) -> None:
+        """Hide a version, or the model with all its versions when None. Idempotent.
+
+        Raises NotFound, and Conflict (`tagged`) when a tag points to that version."""
+        ...
+
+    # keeping house: gc removes rows after the objects are gone
+    def dead_uploads(self, before: int, limit: int = 100) -> Sequence[UploadRow]:
+        """Open or aborted ones that expired before `before`."""
+        ...
+
+    def drop_upload(self, upload: str, entry: Entry) -> None:
+        """Remove a dead upload and its wrapped key. Idempotent. Conflict (`upload_closed`) if it
+        was published meanwhile."""
+        ...
+
+    def abort(self, upload: str) -> None:
+        """An open upload can no longer be published from now on. Idempotent; Conflict
+        (`upload_closed`) if it is published."""
+        ...
+
+    def dead_versions(self, before: int, limit: int = 100) -> Sequence[VersionRow]:
+        """Those hidden before `before`."""
+        ...
+
+    def drop_version(self, tenant: str, model: str, version: int, entry: Entry) -> None:
+        """Remove a hidden version, and its wrapped key if no other version uses that artifact."""
+        ...
+
+    def objects_in_use(self, names: Sequence[str]) -> set[str]:
+        """Those of `names` that a version in the ledger refers to."""
+        ...
+
+    # wrapped keys
+    def key(self, artifact: str) -> KeyRow:
+        """Raises NotFound (`no_key`)."""
+        ...
+
+    def keys_below(
+        self, tenant: str, model: str, kek_version: int, limit: int = 200
+    ) -> Sequence[KeyRow]:
+        """Wrapped keys under older KEK versions, of open uploads too."""
+        ...
+
+    def raise_floor(self, tenant: str, model: str, kek_version: int, entry: Entry) -> None:
+        """From now on `begin` refuses a key under an older KEK version (Conflict `kek_moved`).
+
+        Never lowers; idempotent."""
+        ...
+
+    def swap_key(self, row: KeyRow, expected: bytes, entry: Entry | None) -> None:
+        """Replace the wrapped bytes `expected`. Raises Conflict (`key_moved`), NotFound (`no_key`)."""
+        ...
+
+    # leases
+    def admit(self, lease: LeaseRow, limits: Limits, entry: Entry) -> Admission:
+        """The one transaction of a grant.
+
+        The same ask_hash again returns the lease that stands (if it still runs), charging nothing.
+        Otherwise rechecks that the version stands, that neither subject nor version is revoked,
+        that the policy revision is still `lease.revision`, and that slot and bytes of the UTC day
+        fit; inserts lease, charge and entry. Raises AccessDenied with codes `revoked`,
+        `max_concurrent_leases` or `max_bytes_per_day` (details: limit, used, resets_at),
+        Conflict (`lease_ended`) for a repeated ask whose lease ended, NotFound (`no_version`),
+        Unavailable (`policy_moved`).
+        """
+        ...
+
+    def lease(self, lease: str) -> LeaseRow:
+        """Raises NotFound (`no_lease`)."""
+        ...
+
+    def leases(
+        self, *, tenant: str | None = None, model: str | None = None, running_at: int | None = None,
+        limit: int = 100,
+    ) -> Sequence[LeaseRow]:  # fmt: skip
+        """Newest first; with `running_at`, those neither ended nor expired then."""
+        ...
+
+    def extend(self, lease: str, expires_at: int, entry: Entry) -> LeaseRow:
+        """A renewal. Rechecks revocations. AccessDenied (`revoked`, `lease_ended`)."""
+        ...
+
+    def end(self, lease: str, at: int, reason: str, entry: Entry) -> None:
+        """Idempotent: an ended lease stays as it was ended, without a new entry."""
+        ...
+
+    def revoke(self, revocation: Revocation, entry: Entry) -> int:
+        """Record it and end the running leases it hits; returns their number."""
+        ...
+
+    def revoked(self, *, subject: str, version: str, at: int) -> Revocation | None:
+        """A revocation that stands for this subject or version (`tenant/model@version`)."""
+        ...
+
+    def usage(self, subject: str, day: str) -> int:
+        """Bytes charged to the subject on a UTC day (`2026-01-31`)."""
+        ...
+
+    # policy revision, log
+    def policy_revision(self) -> str | None:
+        """The revision whose decisions count; None before the first publication."""
+        ...
+
+    def set_policy_revision(self, revision: str, entry: Entry) -> None:
+        """From now on admission takes decisions of this revision only."""
+        ...
+
+    def append(self, entry: Entry) -> Entry:
+        """An entry by itself; returns it with its seq."""
+        ...
+
+    def entries(
+        self, *, after: int = 0, limit: int = 100, tenant: str | None = None, model: str | None = None
+    ) -> Sequence[Entry]:
+        """By seq, from the one behind `after` on."""
+        ...
+
+    def hashes(self, first: int, last: int) -> Sequence[bytes]:
+        """Leaf hashes of entries `first` to `last` by seq, both included."""
+        ...
