@@ -43,7 +43,9 @@ def to_text(ms: int) -> str:
 def from_text(text: str) -> int:
     """Milliseconds of a time as `to_text` writes it; any other spelling is an InvalidRequest."""
     if not _TEXT.fullmatch(text):
-        raise InvalidRequest("bad_time", f"not an RFC 3339 UTC time with milliseconds: {text[:40]!r}")
+        raise InvalidRequest(
+            "bad_time", f"not an RFC 3339 UTC time with milliseconds: {text[:40]!r}"
+        )
     try:
         moment = datetime.fromisoformat(text[:-5] + "+00:00")
     except ValueError:

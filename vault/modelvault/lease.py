@@ -9,8 +9,19 @@ from msgspec import Meta
 
 from modelvault.access import Obligations
 from modelvault.manifest import (
-    Count, Digest, DigestAlgorithm, Hints, Id, Label, Name, ObjectName, Positive, Provenance, Sha256,
-    TensorEntry, Time,
+    Count,
+    Digest,
+    DigestAlgorithm,
+    Hints,
+    Id,
+    Label,
+    Name,
+    ObjectName,
+    Positive,
+    Provenance,
+    Sha256,
+    TensorEntry,
+    Time,
 )  # fmt: skip
 from modelvault.record import Entry, SignedVersion
 

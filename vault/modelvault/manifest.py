@@ -145,7 +145,9 @@ def check_paths(paths: list[str]) -> None:
     folded = {path.casefold() for path in paths}
     if len(folded) != len(paths):
         raise InvalidRequest(
-            "bad_path", "two names differ in nothing but case", "rename one: some systems merge them"
+            "bad_path",
+            "two names differ in nothing but case",
+            "rename one: some systems merge them",
         )
     for path in folded:
         parts = path.split("/")

@@ -1,0 +1,1 @@
+"""The ports, implemented. Only wiring names these modules."""

@@ -1,0 +1,1 @@
+"""A version's files between plaintext and store."""

@@ -1,0 +1,1 @@
+"""The service that alone may unwrap keys."""

@@ -1,0 +1,1 @@
+"""What a job or a person uses: push, load, keep."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -57,7 +58,14 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def verify(envelope: Envelope, payload_type: str, public_keys: dict[str, bytes], what: str) -> bytes:
+def sign(payload_type: str, payload: bytes, signature: Callable[[bytes], Signature]) -> Envelope:
+    """An envelope with one signature, which `signature` makes over the PAE."""
+    return Envelope(payload_type, payload, (signature(pae(payload_type, payload)),))
+
+
+def verify(
+    envelope: Envelope, payload_type: str, public_keys: dict[str, bytes], what: str
+) -> bytes:
     """The payload, once a key of `public_keys` ({keyid: 32 raw bytes}) has signed it as that type.
 
     Raises IntegrityError: `wrong_type`, `unknown_key` (no signature names a trusted key) or

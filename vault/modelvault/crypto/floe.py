@@ -193,7 +193,9 @@ class Decryptor:
         if not fits or field != (size.to_bytes(4) if final else _INTERNAL):
             raise IntegrityError("bad_length", f"segment {position} has a wrong length")
         if len(out) != size - OVERHEAD:
-            raise InvalidRequest("bad_buffer", f"a buffer of {len(out)} for {size - OVERHEAD} bytes")
+            raise InvalidRequest(
+                "bad_buffer", f"a buffer of {len(out)} for {size - OVERHEAD} bytes"
+            )
         view = memoryview(segment)
         try:
             self._keys.cipher(position).decrypt_into(

@@ -1,0 +1,1 @@
+"""A granted version in this process's memory."""

@@ -1,0 +1,1 @@
+"""A request to the policy's input, and its answer back."""

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from modelvault.crypto.dsse import Envelope
+from modelvault.crypto.dsse import Signature
 from modelvault.crypto.secret import Secret
 
 SigningPurpose = Literal["manifest", "record", "log", "bundle", "token"]
@@ -69,10 +69,10 @@ class KeyAdmin(Protocol):
 
 
 class Signer(Protocol):
-    """Ed25519 signing keys, one purpose each."""
+    """Ed25519 signing keys, one purpose each; `dsse.sign` and `identity.mint` build on them."""
 
-    def sign(self, purpose: SigningPurpose, payload_type: str, payload: bytes) -> Envelope:
-        """A DSSE envelope with one signature by the purpose's newest key."""
+    def sign(self, purpose: SigningPurpose, message: bytes) -> Signature:
+        """The purpose's newest key's signature over `message`, with its keyid."""
         ...
 
     def public_key(self, purpose: SigningPurpose) -> bytes:

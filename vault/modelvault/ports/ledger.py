@@ -75,7 +75,9 @@ class Ledger(Protocol):
         """Heartbeat of an open upload. Raises NotFound (`no_upload`)."""
         ...
 
-    def publish(self, upload: str, row: VersionRow, expected_head: str | None, entry: Entry) -> Entry:
+    def publish(
+        self, upload: str, row: VersionRow, expected_head: str | None, entry: Entry
+    ) -> Entry:
         """The version becomes the model's head and the upload `published`; returns the entry as it
         stands. Raises Conflict (`head_moved`), Conflict (`upload_closed`), NotFound (`no_model`)
         when the model is hidden."""
@@ -210,7 +212,12 @@ class Ledger(Protocol):
         ...
 
     def entries(
-        self, *, after: int = 0, limit: int = 100, tenant: str | None = None, model: str | None = None
+        self,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        tenant: str | None = None,
+        model: str | None = None,
     ) -> Sequence[Entry]:
         """By seq, from the one behind `after` on."""
         ...

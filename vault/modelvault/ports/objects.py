@@ -34,9 +34,7 @@ class ObjectReader(Protocol):
 class ObjectWriter(Protocol):
     """Writing, once for each name."""
 
-    def put(
-        self, name: str, sizes: Sequence[int], fill: Callable[[int, memoryview], None]
-    ) -> None:
+    def put(self, name: str, sizes: Sequence[int], fill: Callable[[int, memoryview], None]) -> None:
         """Write an object of consecutive parts of `sizes` bytes.
 
         Calls `fill(i, buffer)` exactly once for each part, `buffer` being sizes[i] bytes long,

@@ -1,0 +1,1 @@
+"""Header bytes to tensor descriptions: no keys, no I/O."""
