@@ -82,7 +82,7 @@ def generate(suite: str = DEFAULT) -> RecipientKey:
 
 
 def seal(plaintext: Secret, suite: str, public: bytes, info: bytes) -> bytes:
-    """Give enc || ciphertext: 1,120 (hybrid) or 32 bytes, the plaintext's length, and 16 for the tag.
+    """Give enc || ciphertext: 1,120 (hybrid) or 32 bytes, then the plaintext's length and 16.
 
     Raises InvalidRequest: `unknown_suite`, `bad_recipient` (malformed or low-order key).
     """

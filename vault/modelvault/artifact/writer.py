@@ -1,0 +1,134 @@
+"""Encrypt one file into two objects: its FLOE ciphertext and its leaf list."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from modelvault.artifact import leaves
+from modelvault.crypto import floe
+from modelvault.crypto.secret import Secret
+from modelvault.errors import InvalidRequest
+from modelvault.ports.objects import ObjectWriter
+
+ReadInto = Callable[[int, memoryview], None]
+
+
+def encrypt_file(
+    read_into: ReadInto,
+    size: int,
+    key: Secret,
+    aad: bytes,
+    geometry: floe.Geometry,
+    digest_alg: str,
+    store: ObjectWriter,
+    names: tuple[str, str],
+    progress: Callable[[int], None],
+) -> str:
+    """Put the ciphertext under names[0] and the leaf list under names[1]; return the digest.
+
+    `read_into(offset, buffer)` fills a buffer of plaintext and is called once for each byte, from
+    the store's threads, as is `progress(plaintext bytes done since the last call)`. Encrypting
+    and hashing happen in those threads too, each with one plaintext buffer of a segment's size
+    that is wiped before this returns. `size` is in bytes; `key` stays the caller's to wipe.
+
+    Raises what the store and `read_into` raise, and InvalidRequest (`too_large`).
+    """
+    segments = geometry.segments(size)
+    if segments > floe.MAX_SEGMENTS:
+        raise InvalidRequest("too_large", f"a file of {size} bytes has too many segments")
+    job = _Job(read_into, size, floe.Encryptor(key, aad, geometry), digest_alg, progress)
+    try:
+        store.put(names[0], job.part_sizes(), job.fill)
+    finally:
+        job.wipe()
+    leaf_list = job.leaf_list
+    store.put(names[1], [len(leaf_list)], lambda _part, buffer: _copy(leaf_list, buffer))
+    return leaves.digest(digest_alg, leaf_list)
+
+
+class _Job:
+    """One file's encryption; `fill` is called by many threads, once for each segment."""
+
+    def __init__(
+        self,
+        read_into: ReadInto,
+        size: int,
+        encryptor: floe.Encryptor,
+        digest_alg: str,
+        progress: Callable[[int], None],
+    ) -> None:
+        self._read_into = read_into
+        self._size = size
+        self._encryptor = encryptor
+        self._geometry = encryptor.geometry
+        self._leaf = leaves.hasher(digest_alg)
+        self._progress = progress
+        self._last = self._geometry.segments(size) - 1
+        self._plain = _Buffers(min(size, self._geometry.payload))
+        self.leaf_list = bytearray(leaves.list_size(self._geometry, size))
+        self._set_leaf(0, self._leaf(encryptor.header))
+
+    def part_sizes(self) -> list[int]:
+        """The parts of the ciphertext object: a segment each, the first with the header."""
+        sizes = [self._geometry.segment_length] * (self._last + 1)
+        sizes[-1] = self._geometry.segment_at(self._last, self._size)[1]
+        sizes[0] += floe.HEADER_BYTES
+        return sizes
+
+    def fill(self, position: int, buffer: memoryview) -> None:
+        """Write the encrypted segment at `position` (and before the first the header)."""
+        out = buffer
+        if position == 0:
+            out[: floe.HEADER_BYTES] = self._encryptor.header
+            out = out[floe.HEADER_BYTES :]
+        start = position * self._geometry.payload
+        length = min(self._geometry.payload, self._size - start)
+        scratch = self._plain.take()
+        try:
+            plain = memoryview(scratch)[:length]
+            self._read_into(start, plain)
+            self._encryptor.encrypt_into(position, plain, position == self._last, out)
+        finally:
+            self._plain.give(scratch)
+        self._set_leaf(position + 1, self._leaf(out))
+        self._progress(length)
+
+    def _set_leaf(self, index: int, leaf: bytes) -> None:
+        # Threads write different slices of a buffer that never changes its size.
+        self.leaf_list[index * leaves.LEAF_BYTES : (index + 1) * leaves.LEAF_BYTES] = leaf
+
+    def wipe(self) -> None:
+        self._encryptor.wipe()
+        self._plain.wipe()
+
+
+class _Buffers:
+    """Plaintext buffers that are reused: as many as threads are filling at once."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._free: list[bytearray] = []
+        self._all: list[bytearray] = []
+        self._lock = threading.Lock()
+
+    def take(self) -> bytearray:
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            buffer = bytearray(self._size)
+            self._all.append(buffer)
+            return buffer
+
+    def give(self, buffer: bytearray) -> None:
+        with self._lock:
+            self._free.append(buffer)
+
+    def wipe(self) -> None:
+        with self._lock:
+            for buffer in self._all:
+                buffer[:] = bytes(len(buffer))
+
+
+def _copy(source: bytearray, target: memoryview) -> None:
+    target[:] = source
