@@ -97,7 +97,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     decision_id: str
 
 
-class Obligations(msgspec.Struct, frozen=True, kw_only=True):
+class Obligations(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The strictest of each obligation that the policy gave; None means not limited.
 
     Seconds, bytes and counts are whole numbers; `files` are the only paths that may be had.

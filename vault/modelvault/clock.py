@@ -15,7 +15,7 @@ from modelvault.errors import InvalidRequest
 
 Clock = Callable[[], int]
 
-_TEXT = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z")
+_TEXT = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z", re.ASCII)
 
 
 def utc_ms() -> int:

@@ -16,7 +16,8 @@ class ModelVaultError(Exception):
     """Base of all errors that leave modelvault.
 
     `code` is stable and lowercase_with_underscores; `hint` is what the reader should do next;
-    `details` holds plain values (str, int, bool, lists of these) for `--json` and problem documents.
+    `details` holds plain values (str, int, bool, lists of these) for `--json` and for problem
+    documents.
     """
 
     family: ClassVar[str] = "error"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import msgspec
@@ -20,12 +21,13 @@ MIN_SEGMENT = 64
 DEFAULT_SEGMENT = 1 << 20
 MAX_SEGMENT = 1 << 26
 
-Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
-Digest = Annotated[str, Meta(pattern=r"^(sha256|blake3):[0-9a-f]{64}$")]
-Sha256 = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
-Name = Annotated[str, Meta(pattern=f"^{NAME}$")]
-ObjectName = Annotated[str, Meta(pattern=r"^objects/[0-9a-f]{32}$")]
-Time = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$")]
+# Patterns end in \Z: `$` would let a line feed follow.
+Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Digest = Annotated[str, Meta(pattern=r"^(sha256|blake3):[0-9a-f]{64}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+Name = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
+ObjectName = Annotated[str, Meta(pattern=r"^objects/[0-9a-f]{32}\Z")]
+Time = Annotated[str, Meta(pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}\.[0-9]{3}Z\Z")]
 Count = Annotated[int, Meta(ge=0, le=canonical.MAX_INTEGER)]
 Positive = Annotated[int, Meta(ge=1, le=canonical.MAX_INTEGER)]
 Label = Annotated[str, Meta(max_length=256)]
@@ -149,10 +151,12 @@ def check_paths(paths: list[str]) -> None:
             "two names differ in nothing but case",
             "rename one: some systems merge them",
         )
-    for path in folded:
-        parts = path.split("/")
-        if any("/".join(parts[:n]) in folded for n in range(1, len(parts))):
-            raise InvalidRequest("bad_path", f"a file and a folder have one name: {path!r}")
+    # With the lowest character for "/", what a folder holds sorts right behind its own name.
+    in_order = sorted(path.replace("/", "\0") for path in folded)
+    for path, following in pairwise(in_order):
+        if following.startswith(path + "\0"):
+            name = path.replace("\0", "/")[:120]
+            raise InvalidRequest("bad_path", f"a file and a folder have one name: {name!r}")
 
 
 def _check_path(path: str) -> None:

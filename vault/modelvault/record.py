@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from modelvault import canonical
+from modelvault.crypto import dsse
 from modelvault.crypto.dsse import Envelope
 from modelvault.manifest import Id, Name, Positive, Sha256, Time
 
@@ -19,7 +20,7 @@ MAX_RECORD = 64 << 10
 MAX_TRUST = 256 << 10
 
 KeyPurpose = Literal["manifest", "record", "log", "bundle"]
-Classification = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+Classification = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")]
 
 
 class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -53,18 +54,37 @@ class TrustKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     keyid: Sha256
     purpose: KeyPurpose
-    public_key: bytes
+    public_key: Annotated[bytes, Meta(min_length=32, max_length=32)]
     valid_from: Time
     retired: Time | None = None
 
 
 class TrustFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The keys that a vault signs with: reaches a job by another way than the broker or store."""
+    """The keys that a vault signs with: reaches a job by another way than the broker or store.
+
+    A key id that isn't its key's hash, or a key that stands twice (one key, one purpose), is a
+    ValueError here and an IntegrityError (`bad_document`) where it is parsed.
+    """
 
     schema: Literal[1] = 1
     vault: Id
     keys: tuple[TrustKey, ...]
     serial: Positive
+
+    def __post_init__(self) -> None:
+        if any(key.keyid != dsse.keyid(key.public_key) for key in self.keys):
+            raise ValueError("a key id isn't the hash of its key")
+        if len({key.keyid for key in self.keys}) != len(self.keys):
+            raise ValueError("a key stands twice; each has one purpose")
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview) -> TrustFile:
+        """Raises IntegrityError: `too_large`, `too_deep`, `bad_json`, `bad_document`."""
+        return canonical.decode(data, cls, limit=MAX_TRUST, what="trust file")
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        return canonical.encode(self)
 
     def keys_for(self, purpose: KeyPurpose) -> dict[str, bytes]:
         """{keyid: public key} of the keys for `purpose`, retired ones too: they signed the past."""

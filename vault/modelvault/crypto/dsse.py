@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from msgspec import Meta
 
 from modelvault import canonical
 from modelvault.errors import IntegrityError
+
+MAX_SIGNATURES = 8  # each costs a verification over the whole payload
+
+KeyId = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One Ed25519 signature (64 bytes) over the PAE of the payload, and the key it names."""
 
-    keyid: str
-    sig: bytes
+    keyid: KeyId
+    sig: Annotated[bytes, Meta(min_length=64, max_length=64)]
 
 
 class Envelope(
@@ -30,7 +36,7 @@ class Envelope(
 
     payload_type: str
     payload: bytes
-    signatures: tuple[Signature, ...]
+    signatures: Annotated[tuple[Signature, ...], Meta(min_length=1, max_length=MAX_SIGNATURES)]
 
     @property
     def digest(self) -> str:
@@ -44,7 +50,11 @@ class Envelope(
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, *, limit: int, what: str) -> Envelope:
         """Parse strictly; IntegrityError when it isn't an envelope or is over `limit` bytes."""
-        return canonical.decode(data, cls, limit=limit, what=what)
+        envelope = canonical.decode(data, cls, limit=limit, what=what)
+        if canonical.encode(envelope) != canonical.dumps(canonical.loads(data, limit)):
+            # Base64 has spare bits at its end: two texts would be one signature.
+            raise IntegrityError("bad_document", f"{what}: base64 that isn't in its only form")
+        return envelope
 
 
 def keyid(public_key: bytes) -> str:

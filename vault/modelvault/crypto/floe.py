@@ -45,6 +45,8 @@ class Geometry(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not OVERHEAD < self.segment_length < 1 << 32:
             raise InvalidRequest("bad_segment_length", f"a segment of {self.segment_length} bytes")
+        if not 0 <= self.rotation_bits <= 40:
+            raise InvalidRequest("bad_rotation", f"a rotation mask of {self.rotation_bits} bits")
 
     @property
     def payload(self) -> int:
@@ -111,14 +113,21 @@ class _Keys:
         cipher = self._ciphers.get(era)
         if cipher is None:
             with self._lock:
-                masked = era << self.geometry.rotation_bits
-                with self._kdf(self._message_key, b"DEK:" + masked.to_bytes(8), 32) as key:
-                    cipher = self._ciphers[era] = AESGCM(key.reveal())
+                cipher = self._ciphers.get(era) or self._derive(era)
+        return cipher
+
+    def _derive(self, era: int) -> AESGCM:
+        masked = era << self.geometry.rotation_bits
+        with self._kdf(self._message_key, b"DEK:" + masked.to_bytes(8), 32) as key:
+            cipher = self._ciphers[era] = AESGCM(key.reveal())
         return cipher
 
     def wipe(self) -> None:
-        self._message_key.wipe()
-        self._ciphers.clear()
+        # Under the lock: a key derived while the message key turns into zeros would be one that
+        # everybody can compute.
+        with self._lock:
+            self._message_key.wipe()
+            self._ciphers.clear()
 
 
 def _associated(position: int, final: bool) -> bytes:
@@ -176,6 +185,7 @@ class Decryptor:
         iv = head[_PARAMS_BYTES : _PARAMS_BYTES + _FLOE_IV]
         self._keys = _Keys(key, iv, aad, geometry)
         if not hmac.compare_digest(self._keys.header_tag, head[_PARAMS_BYTES + _FLOE_IV :]):
+            self._keys.wipe()
             raise IntegrityError(
                 "bad_header_tag", "the ciphertext's header doesn't fit its key and name"
             )
@@ -202,7 +212,7 @@ class Decryptor:
                 view[4:16], view[16:], _associated(position, final), out
             )
         except InvalidTag:
-            out[:] = bytes(len(out))
+            out[:] = bytes(len(out))  # the library has decrypted before it compared the tag
             raise IntegrityError("bad_tag", f"segment {position} was altered or moved") from None
 
     def wipe(self) -> None:

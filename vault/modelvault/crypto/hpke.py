@@ -8,6 +8,8 @@ through `info`.
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -52,10 +54,11 @@ class RecipientKey:
 
     def open(self, sealed: bytes, info: bytes) -> Secret:
         """The plaintext. IntegrityError (`not_for_us`) when key, info or ciphertext differ."""
-        if self._private is None:
+        private = self._private  # read once: another thread may drop it
+        if private is None:
             raise InvalidRequest("wiped", "this recipient key has been dropped")
         try:
-            return Secret.copy_of(_SUITES[self.suite].decrypt(sealed, self._private, info=info))
+            return Secret.copy_of(_SUITES[self.suite].decrypt(sealed, private, info=info))
         except (InvalidTag, ValueError):
             raise IntegrityError(
                 "not_for_us",
@@ -70,7 +73,10 @@ class RecipientKey:
     def __repr__(self) -> str:
         return f"<RecipientKey {self.suite}>"
 
-    def __reduce_ex__(self, _protocol: object) -> tuple[object, ...]:
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a RecipientKey can't be pickled or copied")
+
+    def __getstate__(self) -> NoReturn:
         raise TypeError("a RecipientKey can't be pickled or copied")
 
 

@@ -16,7 +16,9 @@ class Secret:
     repr, str and format show the length only; copying, pickling and hashing raise TypeError.
     Equality is constant-time. Reading after the wipe raises InvalidRequest (`wiped`).
     Python or a library may still hold copies that it made itself: see the threat model.
-    Threads may read at once; wiping while another thread reads is the caller's mistake.
+    Threads may read at once; wiping while another thread reads is the caller's mistake. There is
+    no wipe on garbage collection: a view from `reveal` may outlive the object, and encrypting
+    under a key that has silently become zeros is worse than a key that lives too long.
     """
 
     __slots__ = ("_buffer",)
@@ -38,15 +40,16 @@ class Secret:
 
     def reveal(self) -> memoryview:
         """The bytes, read-only and not copied. Every use of key bytes goes through this name."""
-        if self._buffer is None:
+        buffer = self._buffer  # read once: another thread may wipe
+        if buffer is None:
             raise InvalidRequest("wiped", "this key has been wiped", "ask for a new lease")
-        return memoryview(self._buffer).toreadonly()
+        return memoryview(buffer).toreadonly()
 
     def wipe(self) -> None:
         """Zero the bytes. Doing it twice is fine."""
-        if self._buffer is not None:
-            self._buffer[:] = bytes(len(self._buffer))
-            self._buffer = None
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            buffer[:] = bytes(len(buffer))
 
     @property
     def wiped(self) -> bool:
@@ -54,7 +57,8 @@ class Secret:
         return self._buffer is None
 
     def __len__(self) -> int:
-        return 0 if self._buffer is None else len(self._buffer)
+        buffer = self._buffer
+        return 0 if buffer is None else len(buffer)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
@@ -73,12 +77,19 @@ class Secret:
         self.wipe()
 
     def __repr__(self) -> str:
-        return f"<Secret, {len(self)} bytes>" if self._buffer is not None else "<Secret, wiped>"
+        return "<Secret, wiped>" if self.wiped else f"<Secret, {len(self)} bytes>"
 
     def __format__(self, _spec: str) -> str:
         return repr(self)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret can't be pickled or copied")
+
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a Secret can't be pickled or copied")
+
+    def __getstate__(self) -> NoReturn:
+        # object's own would hand out the buffer.
         raise TypeError("a Secret can't be pickled or copied")
 
     def __copy__(self) -> NoReturn:

@@ -97,7 +97,7 @@ class Steward(Protocol):
         ...
 
     def delete(self, caller: Caller, reference: str) -> None:
-        """Hide a version (`name@7`) or a model (`name`) from loads; `gc` removes it after a grace."""
+        """Hide a version (`name@7`) or a model (`name`); `gc` removes it after a grace."""
         ...
 
     def rotate(self, caller: Caller, reference: str) -> Rotated:

@@ -20,7 +20,10 @@ class WrappedKey(msgspec.Struct, frozen=True):
 
 
 class KeyService(Protocol):
-    """The broker's identity at the key service. `key` is `derive.kek_name`'s, `context` 32 bytes."""
+    """The broker's identity at the key service.
+
+    `key` is a name by `derive.kek_name`, `context` 32 bytes by `derive.key_context`.
+    """
 
     def data_key(self, key: str, context: bytes) -> tuple[Secret, WrappedKey]:
         """A fresh 32-byte DEK, and the same wrapped by the KEK's newest version.

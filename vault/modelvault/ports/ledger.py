@@ -150,7 +150,10 @@ class Ledger(Protocol):
         ...
 
     def swap_key(self, row: KeyRow, expected: bytes, entry: Entry | None) -> None:
-        """Replace the wrapped bytes `expected`. Raises Conflict (`key_moved`), NotFound (`no_key`)."""
+        """Replace the wrapped bytes `expected`.
+
+        Raises Conflict (`key_moved`) and NotFound (`no_key`).
+        """
         ...
 
     # leases

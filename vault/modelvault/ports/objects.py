@@ -50,7 +50,7 @@ class ObjectStore(ObjectReader, ObjectWriter, Protocol):
     """Both, and what keeping house needs."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """The objects whose names begin with `prefix`, by name. Unfinished puts aren't among them."""
+        """Objects whose names begin with `prefix`, by name; unfinished puts aren't among them."""
         ...
 
     def delete(self, name: str) -> None:
