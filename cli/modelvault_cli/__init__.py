@@ -1,1 +1,1 @@
-"""The command `modelvault`."""
+"""The command line of modelvault. It knows the library's front only, never its adapters."""

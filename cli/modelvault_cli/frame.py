@@ -1,0 +1,156 @@
+"""What all commands share: the global options, examples in the help, and lazy loading.
+
+Nothing here imports the vault: `modelvault --help` must cost little more than Python itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from modelvault.client.session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+WIDTH = 100
+
+
+class Globals:
+    """The global options of one call, wherever on the line they stood."""
+
+    def __init__(self) -> None:
+        self.home: Path | None = None
+        self.broker: str | None = None
+        self.profile: str | None = None
+        self.json = False
+        self.verbose = False
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A session with the vault that the options name."""
+        from modelvault import wiring
+
+        with wiring.connect(self.broker, home=self.home, profile=self.profile) as session:
+            yield session
+
+
+pass_globals = click.make_pass_decorator(Globals, ensure=True)
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
+    # Given both before and after the subcommand, the later one counts; what isn't given must not
+    # undo what was.
+    if value is not None and value is not False:
+        setattr(context.ensure_object(Globals), parameter.name or "", value)
+
+
+def global_options(command: F, *, hidden: bool = False) -> F:
+    """Add the options that every command takes; hidden ones work, the help is silent on them."""
+    options = (
+        click.option("--home", type=click.Path(path_type=Path), metavar="DIR",
+                     help="The vault's folder. [env: MODELVAULT_HOME; default: ~/.modelvault]"),
+        click.option("--broker", metavar="URL", help="A broker to talk to instead of a folder."),
+        click.option("--profile", metavar="NAME", help="A named set of settings."),
+        click.option("--json", is_flag=True, help="Print one JSON document, also for errors."),
+        click.option("--verbose", "-v", is_flag=True, help="Say more on stderr."),
+    )  # fmt: skip
+    for add in reversed(options):
+        command = add(command)
+    for parameter in getattr(command, "__click_params__", []):
+        if parameter.name in {"home", "broker", "profile", "json", "verbose"}:
+            parameter.expose_value, parameter.is_eager = False, True
+            parameter.callback, parameter.hidden = _keep, hidden
+    return command
+
+
+class Command(click.Command):
+    """A command whose help ends with examples."""
+
+    examples: tuple[str, ...] = ()
+
+    def format_epilog(
+        self,
+        ctx: click.Context,  # noqa: ARG002  click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Examples, and where the global options are told of."""
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write(f"  {example}\n")
+        formatter.write("\nGlobal options (--home, --json, -v …): see modelvault --help.\n")
+
+
+def command(name: str, *examples: str) -> Callable[[Callable[..., object]], Command]:
+    """A click command with the global options and its examples.
+
+    What the function returns is the exit code, where that is a whole number.
+    """
+
+    def decorate(function: Callable[..., object]) -> Command:
+        made: Command = click.command(name, cls=Command)(global_options(function, hidden=True))
+        made.examples = examples
+        return made
+
+    return decorate
+
+
+class Entry(NamedTuple):
+    """A subcommand not imported yet: its section, `module:attribute`, and its line in the help."""
+
+    section: str
+    target: str
+    summary: str
+
+
+class LazyGroup(click.Group):
+    """A group that imports a subcommand when it is called, and lists it without importing it."""
+
+    entries: Mapping[str, Entry] = {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
+        """The names, in the order of the help."""
+        return list(self.entries)
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002  click's signature
+        cmd_name: str,
+    ) -> click.Command | None:
+        """The command, imported now; None where there is no such one."""
+        entry = self.entries.get(cmd_name)
+        if entry is None:
+            return None
+        module, attribute = entry.target.split(":")
+        found = getattr(import_module(f"modelvault_cli.commands.{module}"), attribute)
+        return found if isinstance(found, click.Command) else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, but the message for an unknown name tells of the nearest ones."""
+        name = args[0]
+        if name not in self.entries and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, self.entries, n=3)
+            meant = f" Did you mean {' or '.join(near)}?" if near else ""
+            ctx.fail(f"No such command {name!r}.{meant}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002  click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """The commands by section."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, entry in self.entries.items():
+            sections.setdefault(entry.section, []).append((name, entry.summary))
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)

@@ -1,0 +1,156 @@
+"""The `modelvault` command: its subcommands, its exit codes and the one handler of errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from modelvault.errors import InvalidRequest, ModelVaultError
+from modelvault_cli.frame import WIDTH, Entry, Globals, LazyGroup, global_options
+
+EXIT_CODES = {
+    "invalid_request": 2,
+    "access_denied": 3,
+    "not_found": 4,
+    "conflict": 4,
+    "integrity": 5,
+    "unavailable": 6,
+    "authentication": 7,
+}
+EXIT_NO = 1  # the command ran, and its answer is no
+EXIT_INTERNAL = 70  # sysexits.h: EX_SOFTWARE
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+_USE, _ADMIN, _WATCH, _SELF = "Use models", "Administer", "Look after it", "Get to know it"
+COMMANDS = {
+    "push": Entry(_USE, "push:push", "Encrypt a model and put it in the vault as a new version."),
+    "load": Entry(_USE, "load:load", "Decrypt a model in memory, show what it holds, wipe it."),
+    "pull": Entry(_USE, "copies:pull", "Copy a version's ciphertext to a folder."),
+    "export": Entry(_USE, "copies:export", "Write a model to a disk in the clear."),
+    "list": Entry(_USE, "look:list_models", "List models."),
+    "show": Entry(_USE, "look:show", "Show a model: versions, tags, provenance, labels."),
+    "init": Entry(_ADMIN, "vault:init", "Make an embedded vault."),
+    "create": Entry(_ADMIN, "models:create", "Create a model, with its key, ready for pushes."),
+    "classify": Entry(_ADMIN, "models:classify", "Change a model's classification or owner."),
+    "tag": Entry(_ADMIN, "models:tag", "Make a tag mean a version."),
+    "delete": Entry(_ADMIN, "models:delete", "Hide a version or a model; gc removes it later."),
+    "rotate": Entry(_ADMIN, "keys:rotate", "Rewrap a model's keys under a new key version."),
+    "revoke": Entry(_ADMIN, "keys:revoke", "Revoke a principal, a lease or a version."),
+    "lease": Entry(_ADMIN, "lease:lease", "List, show and revoke leases."),
+    "policy": Entry(_ADMIN, "policy:policy", "Test, check, explain and publish policies."),
+    "token": Entry(_ADMIN, "identity:token", "Mint short-lived tokens."),
+    "audit": Entry(_WATCH, "audit:audit", "Read the audit log."),
+    "whoami": Entry(_WATCH, "identity:whoami", "Show whom the vault takes you for."),
+    "doctor": Entry(_WATCH, "doctor:doctor", "Check the installation and say how to mend it."),
+    "gc": Entry(_WATCH, "vault:gc", "Remove what was deleted, and what dead pushes left."),
+    "demo": Entry(_SELF, "demo:demo", "See the whole of it on a real model, in half a minute."),
+    "completion": Entry(_SELF, "completion:completion", "Print a shell's completion script."),
+}
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
+
+
+def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"modelvault {version('encrypted-model-vault')}")
+        context.exit()
+
+
+@click.group(cls=LazyGroup, context_settings=_SETTINGS, no_args_is_help=True)
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
+    help="Print the version.",
+)  # fmt: skip
+@global_options
+def cli() -> None:
+    r"""An encrypted vault for AI models: weights come out only in the memory of an allowed job.
+
+    \b
+    References: [tenant/]name, name:tag, name@version or name@sha256:…
+    Global options may stand before or after the subcommand.
+    """
+
+
+cli.entries = COMMANDS
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; nothing escapes as a traceback."""
+    arguments = sys.argv[1:] if argv is None else argv
+    options = Globals()
+    try:
+        result = cli.main(arguments, prog_name="modelvault", standalone_mode=False, obj=options)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        return EXIT_CODES["invalid_request"]
+    except click.ClickException as error:
+        return _refused(_usage(error), options, arguments)
+    except ModelVaultError as error:
+        return _refused(error, options, arguments)
+    except (KeyboardInterrupt, click.Abort):
+        return _interrupted(options, arguments)
+    except BrokenPipeError:
+        return _broken_pipe()
+    except Exception as error:  # noqa: BLE001  the last resort: no traceback reaches a user
+        return _internal(error, options, arguments)
+    return result if isinstance(result, int) else 0
+
+
+def _usage(error: click.ClickException) -> ModelVaultError:
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else "modelvault"
+    return InvalidRequest("usage", error.format_message(), f"see {where} --help")
+
+
+def _refused(error: ModelVaultError, options: Globals, arguments: list[str]) -> int:
+    exit_code = EXIT_CODES.get(error.family, EXIT_INTERNAL)
+    _tell(error, exit_code, options, arguments)
+    return exit_code
+
+
+def _interrupted(options: Globals, arguments: list[str]) -> int:
+    error = ModelVaultError("interrupted", "interrupted", "nothing half-done is visible")
+    _tell(error, EXIT_INTERRUPTED, options, arguments)
+    return EXIT_INTERRUPTED
+
+
+def _broken_pipe() -> int:
+    # Whoever read our output has gone. Python would complain once more when it flushes at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_BROKEN_PIPE
+
+
+def _internal(error: Exception, options: Globals, arguments: list[str]) -> int:
+    # The text of a foreign exception can hold anything, also key bytes: it is never shown. A
+    # traceback shows lines of source, no values.
+    told = ModelVaultError(
+        "internal",
+        f"unexpected {type(error).__name__}",
+        "this is a bug: run it again with -v and report what it prints",
+    )
+    _tell(told, EXIT_INTERNAL, options, arguments)
+    if options.verbose:
+        import traceback
+
+        click.echo("".join(traceback.format_tb(error.__traceback__)), err=True, nl=False)
+    return EXIT_INTERNAL
+
+
+def _tell(error: ModelVaultError, exit_code: int, options: Globals, arguments: list[str]) -> None:
+    # A line that can't be parsed leaves the options unset: then look at the words themselves.
+    if options.json or "--json" in arguments:
+        from modelvault_cli.output import error_document
+
+        click.echo(error_document(error, exit_code))
+        return
+    from modelvault_cli.output import printable
+
+    click.echo(f"error[{error.code}]: {printable(error.message)}", err=True)
+    if error.hint:
+        click.echo(f"hint: {printable(error.hint)}", err=True)

@@ -1,0 +1,131 @@
+"""How results, talk and progress reach people and programs.
+
+stdout carries data: a table, some lines or one JSON document. stderr carries talk. Progress is
+drawn on stderr, and only where that is a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import click
+import msgspec
+
+from modelvault.errors import InvalidRequest, ModelVaultError
+from modelvault_cli.frame import Globals
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+Advance = Callable[[int], None]
+
+
+def size(count: int) -> str:
+    """Bytes for people: `512 B`, `86.7 MiB`."""
+    value, unit = float(count), 0
+    while value >= 1024 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{count} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
+
+
+def seconds(ms: float) -> str:
+    """A duration in milliseconds for people: `12 ms`, `1.24 s`."""
+    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.2f} s"
+
+
+def printable(text: str) -> str:
+    """`text` without characters that could drive a terminal: others wrote some of what we show."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def talk(text: str) -> None:
+    """A line on stderr."""
+    click.echo(printable(text), err=True)
+
+
+def emit(options: Globals, document: msgspec.Struct, lines: Iterable[str]) -> None:
+    """The result: the document with --json, else its lines for people."""
+    if options.json:
+        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        return
+    for line in lines:
+        click.echo(printable(line))
+
+
+def error_document(error: ModelVaultError, exit_code: int) -> str:
+    """The JSON document of a failure."""
+    body = {
+        "code": error.code,
+        "family": error.family,
+        "message": error.message,
+        "hint": error.hint,
+        "exit_code": exit_code,
+        "details": _plain(error.details),
+    }
+    return msgspec.json.format(msgspec.json.encode({"error": body}), indent=2).decode()
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of left-aligned columns; no rows, no lines."""
+    cells = [tuple(printable(cell) for cell in row) for row in rows]
+    if not cells:
+        return []
+    cells.insert(0, tuple(headers))
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def fields(pairs: Mapping[str, str]) -> list[str]:
+    """`name: value` lines with the values in one column; empty values are left out."""
+    width = max((len(name) for name in pairs), default=0) + 1
+    return [f"{name + ':':<{width}} {value}" for name, value in pairs.items() if value]
+
+
+def confirm(question: str, *, yes: bool) -> bool:
+    """Ask before something is destroyed. Without a terminal `--yes` must have been given."""
+    if yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InvalidRequest(
+            "needs_yes", f"{question} There is no terminal to ask on", "add --yes if you mean it"
+        )
+    return click.confirm(printable(question), err=True)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Advance]:
+    """Yield a function that takes the bytes done since its last call; threads may share it."""
+    if not sys.stderr.isatty():
+        yield lambda _done: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+        task = bar.add_task(printable(what), total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _plain(details: Mapping[str, object]) -> dict[str, object]:
+    simple = (str, int, bool, float, type(None))
+    return {
+        key: value if isinstance(value, (*simple, list, tuple, dict)) else str(value)
+        for key, value in details.items()
+    }
