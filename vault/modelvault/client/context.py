@@ -1,0 +1,30 @@
+"""What every walk of a session needs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from modelvault.client.credentials import Credentials
+from modelvault.client.pins import Pins
+from modelvault.clock import Clock
+from modelvault.ports.broker import Broker, Steward
+from modelvault.ports.objects import ObjectStore
+from modelvault.record import TrustFile
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """One vault as one client sees it. `clock` is a boot clock; `threads` read a large range."""
+
+    broker: Broker
+    steward: Steward
+    objects: ObjectStore
+    credentials: Credentials
+    trust: TrustFile
+    pins: Pins
+    clock: Clock
+    threads: int
+
+    @property
+    def vault(self) -> str:
+        """The vault's id, by the pinned trust file."""
+        return self.trust.vault

@@ -1,0 +1,114 @@
+"""Where a session's tokens come from.
+
+A `TokenSource` gives the token for one request. `key_hash` is the hash of the recipient key that
+the request names (`identity.binding.key_hash`), or None where it names none: a source that can
+mint binds the token to that key, one that was handed a token gives what it has.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from modelvault.access import Caller
+from modelvault.errors import AuthenticationError
+
+TokenSource = Callable[[str | None], str]
+MAX_TOKEN_BYTES = 16 << 10
+
+
+def given(token: str) -> TokenSource:
+    """The same token each time."""
+    text = _checked(token.strip(), "the given token")
+
+    def source(_key_hash: str | None) -> str:
+        return text
+
+    return source
+
+
+class FileToken:
+    """The token in a file, read again whenever the file has changed.
+
+    Kubernetes and others replace such files before the token in them expires. Thread-safe.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._mark: tuple[int, int, int, int] | None = None
+        self._token = ""
+
+    def __call__(self, _key_hash: str | None) -> str:
+        """The token as the file holds it now. AuthenticationError (`no_token`, `bad_token`)."""
+        with self._lock:
+            try:
+                found = self._path.stat()
+                mark = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+                if mark != self._mark:
+                    self._token = _checked(self._read(), f"the token in {self._path}")
+                    self._mark = mark
+            except OSError as error:
+                raise AuthenticationError(
+                    "no_token",
+                    f"can't read the token file {self._path}: {os.strerror(error.errno or 0)}",
+                    "check MODELVAULT_TOKEN_FILE and the file's permissions",
+                ) from None
+            return self._token
+
+    def _read(self) -> str:
+        with self._path.open("rb") as file:
+            return file.read(MAX_TOKEN_BYTES + 1).decode("ascii", "replace").strip()
+
+
+def minted(mint: Callable[[str | None], str]) -> TokenSource:
+    """A fresh short token for each request, bound to the request's key where it has one."""
+    return mint
+
+
+def choose(
+    *,
+    token: str | None,
+    token_file: Path | None,
+    mint: Callable[[str | None], str] | None = None,
+) -> TokenSource:
+    """The first that there is: a given token, a token file, an identity to mint tokens for.
+
+    Raises AuthenticationError (`no_token`) when there is none of them.
+    """
+    if token is not None:
+        return given(token)
+    if token_file is not None:
+        return FileToken(token_file)
+    if mint is not None:
+        return minted(mint)
+    raise AuthenticationError(
+        "no_token", "no token to show", "set MODELVAULT_TOKEN_FILE or MODELVAULT_TOKEN"
+    )
+
+
+class Credentials:
+    """Makes the `Caller` of each request. The repr shows no token."""
+
+    def __init__(self, source: TokenSource, client: str) -> None:
+        self._source = source
+        self._client = client
+
+    def caller(self, key_hash: str | None = None) -> Caller:
+        """A caller with a token for a request that names the key with `key_hash`, or none."""
+        return Caller(token=self._source(key_hash), client=self._client)
+
+    def __repr__(self) -> str:
+        return "<Credentials>"
+
+
+def _checked(token: str, what: str) -> str:
+    if not token or len(token) > MAX_TOKEN_BYTES or not token.isascii() or not token.isprintable():
+        raise AuthenticationError(
+            "bad_token",
+            f"{what} isn't a token of at most {MAX_TOKEN_BYTES >> 10} KiB",
+            "get a fresh one from your issuer",
+        )
+    return token

@@ -1,0 +1,166 @@
+"""Out of the vault and onto a disk: plaintext by `export`, ciphertext by `pull`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelvault import canonical
+from modelvault.artifact import leaves
+from modelvault.artifact import trust as trusting
+from modelvault.client.context import Context
+from modelvault.client.folder import appearing, write_file
+from modelvault.client.keeper import Keeper
+from modelvault.client.load import Grant, take
+from modelvault.crypto.floe import HEADER_BYTES, Geometry
+from modelvault.errors import AccessDenied
+from modelvault.manifest import FileEntry, Manifest
+from modelvault.record import SignedVersion
+from modelvault.reference import Reference
+
+
+def export(
+    context: Context,
+    reference: Reference,
+    folder: Path,
+    *,
+    purpose: str,
+    files: Sequence[str] | None,
+    ticket: str | None,
+) -> Manifest:
+    """Write the granted files in the clear into `folder`, which appears whole or not at all.
+
+    Raises what a load raises, AccessDenied (`memory_only`) where the policy keeps this model off
+    disks, Conflict (`folder_exists`) and Unavailable (`cant_write`).
+    """
+    with appearing(folder) as draft:
+        granted, keeper = take(
+            context,
+            reference,
+            purpose=purpose,
+            action="export",
+            files=files,
+            ticket=ticket,
+            on_end=lambda _reason: None,
+        )
+        keeper.start()
+        try:
+            _may_write(granted, reference)
+            for entry in granted.files:
+                _write_plain(draft / entry.path, granted, entry, keeper)
+        finally:
+            keeper.stop()
+            granted.wipe()
+    return granted.manifest
+
+
+def _may_write(granted: Grant, reference: Reference) -> None:
+    if granted.obligations.memory_only:
+        raise AccessDenied(
+            "memory_only",
+            f"{reference} may be had in memory only: the policy keeps it off disks",
+            "use load, or ask the model's owner",
+            model=reference.name,
+            action="export",
+            owner=granted.verified.model.owner,
+            reasons=["memory_only"],
+        )
+
+
+def _write_plain(path: Path, granted: Grant, entry: FileEntry, keeper: Keeper) -> None:
+    reader = granted.reader(entry)
+
+    def read(offset: int, buffer: memoryview) -> None:
+        keeper.check()
+        reader.read_into(offset, buffer)
+
+    try:
+        write_file(path, reader.size, read)
+    finally:
+        reader.wipe()
+
+
+def pull(context: Context, reference: Reference, folder: Path) -> Manifest:
+    """Copy a version as it lies in the vault: documents, trust file and objects, all checked.
+
+    The folder holds `trust.json`, `model.json`, `manifest.json`, `tag.json` where the reference
+    names a tag, and `objects/`. Nothing in it can be read without a lease.
+    Raises IntegrityError when any byte isn't what the signed manifest says, and as `export`.
+    """
+    seen = context.pins.seen()
+    signed = context.broker.pull(context.credentials.caller(), str(reference))
+    verified = trusting.verify(signed, reference, context.trust, seen)
+    context.pins.remember(verified.seen)
+    with appearing(folder) as draft:
+        for name, data in _documents(context, signed).items():
+            _write_bytes(draft / name, data)
+        for entry in verified.manifest.files:
+            _copy(context, entry, verified.manifest.digest_alg, draft)
+    return verified.manifest
+
+
+def _documents(context: Context, signed: SignedVersion) -> dict[str, bytes]:
+    documents = {
+        "trust.json": canonical.encode(context.trust),
+        "model.json": signed.model.to_bytes(),
+        "manifest.json": signed.manifest.to_bytes(),
+    }
+    return documents if signed.tag is None else documents | {"tag.json": signed.tag.to_bytes()}
+
+
+def _copy(context: Context, entry: FileEntry, digest_alg: str, draft: Path) -> None:
+    """Both objects of a file; every byte is checked against the manifest on its way."""
+    geometry = Geometry(entry.segment_length)
+    leaf_list = bytearray(leaves.list_size(geometry, entry.size))
+    context.objects.read_into(entry.leaves, 0, memoryview(leaf_list))
+    leaves.check(digest_alg, leaf_list, entry)
+    _write_bytes(draft / entry.leaves, bytes(leaf_list))
+    checked = _Checked(context, entry, geometry, digest_alg, bytes(leaf_list))
+    write_file(draft / entry.object, geometry.ciphertext_size(entry.size), checked.read)
+
+
+class _Checked:
+    """Reads a ciphertext in order, from one end to the other, and checks each leaf."""
+
+    def __init__(
+        self, context: Context, entry: FileEntry, geometry: Geometry, alg: str, leaf_list: bytes
+    ) -> None:
+        self._objects = context.objects
+        self._entry = entry
+        self._alg = alg
+        self._leaf_list = leaf_list
+        self._geometry = geometry
+        self._pending = memoryview(b"")
+        self._next = 0
+
+    def read(self, _offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the next bytes, all of them checked."""
+        done = 0
+        while done < len(buffer):
+            if not self._pending:
+                self._pending = self._part()
+            count = min(len(self._pending), len(buffer) - done)
+            buffer[done : done + count] = self._pending[:count]
+            self._pending = self._pending[count:]
+            done += count
+
+    def _part(self) -> memoryview:
+        index = self._next
+        self._next += 1
+        offset, length = (
+            (0, HEADER_BYTES)
+            if index == 0
+            else self._geometry.segment_at(index - 1, self._entry.size)
+        )
+        part = memoryview(bytearray(length))
+        self._objects.read_into(self._entry.object, offset, part)
+        found = leaves.leaf(self._alg, part)
+        leaves.check_leaf(found, self._leaf_list, index, self._entry.path)
+        return part
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    def read(offset: int, buffer: memoryview) -> None:
+        buffer[:] = data[offset : offset + len(buffer)]
+
+    write_file(path, len(data), read)

@@ -1,0 +1,227 @@
+"""A load: ask for a lease, verify the answer, open the keys, keep the lease alive."""
+
+from __future__ import annotations
+
+import secrets
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from modelvault.access import Obligations
+from modelvault.artifact import trust as trusting
+from modelvault.artifact.reader import FileReader
+from modelvault.artifact.trust import Verified
+from modelvault.client import grant, lease_state
+from modelvault.client import keys as filekeys
+from modelvault.client.context import Context
+from modelvault.client.keeper import Keeper
+from modelvault.client.keys import OneTimeKey
+from modelvault.crypto.secret import Secret
+from modelvault.errors import InvalidRequest
+from modelvault.lease import Lease, LeaseAsk
+from modelvault.loader.model import Model
+from modelvault.manifest import FileEntry, Manifest
+from modelvault.reference import Reference
+
+OnRevoked = Callable[[str], None]
+
+
+class Grant:
+    """A running lease with its opened file keys. Close it; `keeper` renews it meanwhile."""
+
+    def __init__(
+        self,
+        context: Context,
+        lease: Lease,
+        verified: Verified,
+        files: tuple[FileEntry, ...],
+        keys: dict[str, Secret],
+    ) -> None:
+        self._context = context
+        self._keys = keys
+        self.lease = lease
+        self.verified = verified
+        self.files = files
+
+    @property
+    def manifest(self) -> Manifest:
+        """The verified manifest."""
+        return self.verified.manifest
+
+    @property
+    def obligations(self) -> Obligations:
+        """What the policy asks of the holder."""
+        return self.lease.obligations
+
+    def reader(self, entry: FileEntry) -> FileReader:
+        """A reader of a granted file, with a key of its own that the reader wipes.
+
+        InvalidRequest (`not_granted`) for any other file.
+        """
+        key = self._keys.get(entry.path)
+        if key is None:
+            raise InvalidRequest(
+                "not_granted", f"the lease has no key for {entry.path}", "ask for that file too"
+            )
+        return FileReader(
+            self._context.objects,
+            entry,
+            Secret.copy_of(key.reveal()),
+            self.manifest.digest_alg,
+            self._context.threads,
+        )
+
+    def wipe(self) -> None:
+        """Wipe the file keys: no further reader can be made."""
+        filekeys.wipe(self._keys)
+
+
+def take(
+    context: Context,
+    reference: Reference,
+    *,
+    purpose: str,
+    action: Literal["load", "export"],
+    files: Sequence[str] | None,
+    ticket: str | None,
+    on_end: Callable[[str], None],
+) -> tuple[Grant, Keeper]:
+    """Ask for a lease and open its keys; the keeper isn't started yet.
+
+    Raises what Broker raises, and IntegrityError when the answer isn't what its documents, the
+    pinned trust and this ask say. No key is used then.
+    """
+    once = OneTimeKey()
+    ask = LeaseAsk(
+        reference=str(reference),
+        purpose=purpose,
+        action=action,
+        files=None if files is None else tuple(sorted(set(files))),
+        ticket=ticket,
+        nonce=once.nonce,
+        recipient=once.recipient,
+        fulfils=grant.FULFILS,
+    )
+    try:
+        return _take(context, reference, once, ask, on_end)
+    finally:
+        once.drop()
+
+
+def _take(
+    context: Context,
+    reference: Reference,
+    once: OneTimeKey,
+    ask: LeaseAsk,
+    on_end: Callable[[str], None],
+) -> tuple[Grant, Keeper]:
+    seen = context.pins.seen()
+    asked_at = context.clock()
+    lease = context.broker.lease(context.credentials.caller(once.hash), ask)
+    verified = trusting.verify(lease.signed, reference, context.trust, seen)
+    files = grant.granted_files(ask, lease, verified)
+    keys = once.open(lease.sealed, grant.info(ask, lease, verified), lease.paths)
+    granted = Grant(context, lease, verified, files, keys)
+    try:
+        context.pins.remember(verified.seen)
+        return granted, _keeper(context, granted, once.hash, asked_at, on_end)
+    except BaseException:
+        granted.wipe()
+        raise
+
+
+def _keeper(
+    context: Context,
+    granted: Grant,
+    key_hash: str,
+    asked_at: int,
+    on_end: Callable[[str], None],
+) -> Keeper:
+    lease = granted.lease
+    state = lease_state.begin(
+        asked_at,
+        lease.ttl_s,
+        lease.obligations.grace_s or 0,
+        secrets.randbelow(lease.ttl_s * 100 + 1),
+    )
+    broker, credentials = context.broker, context.credentials
+    return Keeper(
+        state,
+        subject=f"{lease.tenant}/{lease.model}@{lease.version}",
+        renew=lambda: broker.renew(credentials.caller(key_hash), lease.id, key_hash),
+        release=lambda: broker.release(credentials.caller(), lease.id),
+        on_end=on_end,
+        clock=context.clock,
+    )
+
+
+def load(
+    context: Context,
+    reference: Reference,
+    *,
+    purpose: str,
+    files: Sequence[str] | None,
+    ticket: str | None,
+    on_revoked: OnRevoked | None,
+) -> Model:
+    """A model whose bytes are decrypted at first use, for as long as its lease lives."""
+    ending = _Ending(on_revoked)
+    granted, keeper = take(
+        context,
+        reference,
+        purpose=purpose,
+        action="load",
+        files=files,
+        ticket=ticket,
+        on_end=ending,
+    )
+
+    def closed() -> None:
+        keeper.stop()
+        granted.wipe()
+
+    try:
+        model = Model(
+            granted.manifest,
+            granted.lease.paths,
+            granted.reader,
+            granted.obligations,
+            keeper,
+            closed,
+        )
+    except BaseException:
+        closed()
+        raise
+    ending.watch(granted, model)
+    # A model that is forgotten instead of closed gives its lease back when it is collected.
+    weakref.finalize(model, closed)
+    keeper.start()
+    return model
+
+
+class _Ending:
+    """What happens when the broker took a lease back, or it ran out: first nothing more can be
+    read, then what nobody looks at is wiped, then the job is told, then what it let go is wiped."""
+
+    def __init__(self, on_revoked: OnRevoked | None) -> None:
+        self._on_revoked = on_revoked
+        self._granted: Grant | None = None
+        self._model: Callable[[], Model | None] = lambda: None
+
+    def watch(self, granted: Grant, model: Model) -> None:
+        """Names what to wipe; the model isn't kept alive by this."""
+        self._granted = granted
+        self._model = weakref.ref(model)
+
+    def __call__(self, reason: str) -> None:
+        if self._granted is not None:
+            self._granted.wipe()
+        self._drop()
+        if self._on_revoked is not None:
+            self._on_revoked(reason)
+            self._drop()
+
+    def _drop(self) -> None:
+        model = self._model()
+        if model is not None:
+            model.drop()

@@ -1,0 +1,216 @@
+"""A push: declare, get keys, encrypt and put, commit, verify what the broker made of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from modelvault import binding
+from modelvault.artifact import trust as trusting
+from modelvault.artifact.trust import Seen, Verified
+from modelvault.client import keys as filekeys
+from modelvault.client.context import Context
+from modelvault.client.keys import OneTimeKey
+from modelvault.client.scan import Found, Scan
+from modelvault.client.source import Source
+from modelvault.client.tag import exact, move_tag
+from modelvault.client.upload import Progress, Sent, Uploader
+from modelvault.crypto.secret import Secret
+from modelvault.errors import IntegrityError, InvalidRequest
+from modelvault.lease import DeclaredFile, Draft, Published, PushAsk, Upload
+from modelvault.manifest import Hints, Provenance
+from modelvault.reference import Reference
+from modelvault.weights.sniff import is_pickle
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies under a path: files and plaintext bytes, formats and pickles found, and the names
+    that a push leaves out because they are hidden."""
+
+    paths: tuple[str, ...]
+    size: int
+    formats: tuple[str, ...]
+    pickles: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+class Pushed(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that stands: what was found, what it is called, and its manifest's digest."""
+
+    tenant: str
+    model: str
+    version: int
+    manifest: str
+    tag: str | None
+    found: Inspection
+    published: Published
+
+
+def inspect(scanned: Scan) -> Inspection:
+    """Tell what a push would take, from the first bytes of each file.
+
+    Raises InvalidRequest (`unreadable`) and Conflict (`file_changed`).
+    """
+    kinds = {}
+    for found in scanned.files:
+        with Source(found) as source:
+            kinds[found.path] = source.format()
+    return _inspection(scanned, kinds)
+
+
+def push(
+    context: Context,
+    scanned: Scan,
+    reference: Reference,
+    *,
+    labels: Mapping[str, str],
+    provenance: Provenance,
+    public_metadata: bool,
+    progress: Progress | None,
+) -> Pushed:
+    """Make the next version of a model out of `scanned`; tag it where `reference` names a tag.
+
+    Nothing is visible before the commit. Raises what Broker, store and files raise, and
+    IntegrityError when the broker's answer isn't what was pushed.
+    """
+    if reference.version is not None or reference.digest is not None:
+        raise InvalidRequest(
+            "bad_reference",
+            f"{reference} names a version; the vault numbers versions itself",
+            f"push to {reference.name} or {reference.name}:<tag>",
+        )
+    upload, sent = _upload(context, scanned, reference, public_metadata, progress)
+    kinds = {each.file.path: each.format for each in sent}
+    found = _inspection(scanned, kinds)
+    draft = Draft(
+        files=tuple(each.file for each in sent),
+        hints=Hints(formats=found.formats, pickles=found.pickles),
+        labels=dict(labels),
+        provenance=provenance,
+        tensors=tuple(t for each in sent for t in each.tensors) if public_metadata else None,
+    )
+    # From here on nothing is deleted, whatever happens: a commit that didn't answer may have been
+    # done. What it left is gc's, once the upload has expired.
+    seen = context.pins.seen()
+    published = context.broker.commit(context.credentials.caller(), upload.id, draft)
+    verified = _verify(context, reference, published, upload, draft, seen)
+    if reference.tag is not None:
+        move_tag(context, exact(verified), reference.tag)
+    return Pushed(
+        tenant=reference.tenant,
+        model=reference.model,
+        version=verified.manifest.version,
+        manifest=verified.digest,
+        tag=reference.tag,
+        found=found,
+        published=published,
+    )
+
+
+def _upload(
+    context: Context,
+    scanned: Scan,
+    reference: Reference,
+    public_metadata: bool,
+    progress: Progress | None,
+) -> tuple[Upload, tuple[Sent, ...]]:
+    once = OneTimeKey()
+    ask = PushAsk(
+        reference=str(reference),
+        files=tuple(DeclaredFile(found.path, found.size) for found in scanned.files),
+        nonce=once.nonce,
+        recipient=once.recipient,
+    )
+    upload = context.broker.open_version(context.credentials.caller(once.hash), ask)
+    keys = _open(context.vault, once, reference, upload, scanned.files)
+    uploader = Uploader(
+        upload,
+        keys,
+        context.objects,
+        public_metadata=public_metadata,
+        progress=_counter(progress, scanned.size),
+    )
+    try:
+        return upload, uploader.send(scanned.files)
+    finally:
+        filekeys.wipe(keys)
+
+
+def _open(
+    vault: str, once: OneTimeKey, reference: Reference, upload: Upload, files: Sequence[Found]
+) -> dict[str, Secret]:
+    paths = [found.path for found in files]
+    info = binding.info(
+        "push",
+        vault,
+        upload.id,
+        reference.tenant,
+        reference.model,
+        0,
+        None,
+        "push",
+        paths,
+        once.recipient,
+        once.nonce,
+    )
+    try:
+        return once.open(upload.sealed, info, paths)
+    finally:
+        once.drop()
+
+
+def _verify(
+    context: Context,
+    reference: Reference,
+    published: Published,
+    upload: Upload,
+    draft: Draft,
+    seen: Seen,
+) -> Verified:
+    """The published version is signed, new, and holds just what was put."""
+    named = Reference(reference.tenant, reference.model, version=published.version)
+    verified = trusting.verify(published.signed, named, context.trust, seen)
+    made = [
+        (file.artifact, file.path, file.size, file.object, file.leaves, file.digest)
+        for file in verified.manifest.files
+    ]
+    put = [
+        (upload.artifact, file.path, file.size, file.object, file.leaves, file.digest)
+        for file in draft.files
+    ]
+    if made != put or verified.digest != published.manifest:
+        raise IntegrityError(
+            "not_what_was_pushed",
+            f"{named} was published with other files than were pushed",
+            "don't use this version: ask who runs the vault",
+        )
+    context.pins.remember(verified.seen)
+    return verified
+
+
+def _inspection(scanned: Scan, kinds: Mapping[str, str]) -> Inspection:
+    return Inspection(
+        paths=tuple(found.path for found in scanned.files),
+        size=scanned.size,
+        formats=tuple(sorted(set(kinds.values()))),
+        pickles=tuple(path for path, kind in kinds.items() if is_pickle(kind)),
+        skipped=scanned.skipped,
+    )
+
+
+def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """Adds up the bytes of all threads; the caller's function is called by one at a time."""
+    if progress is None:
+        return lambda _count: None
+    lock = threading.Lock()
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        with lock:
+            done += more
+            progress(done, total)
+
+    return count

@@ -1,0 +1,331 @@
+"""A vault as a job, a pusher or an admin sees it, embedded or behind a broker."""
+
+from __future__ import annotations
+
+import builtins
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from modelvault.access import Action, Caller, Principal
+from modelvault.artifact import trust as trusting
+from modelvault.artifact.trust import Verified
+from modelvault.client import export as exporting
+from modelvault.client import load as loading
+from modelvault.client import push as pushing
+from modelvault.client.context import Context
+from modelvault.client.load import OnRevoked
+from modelvault.client.local import Local
+from modelvault.client.push import Inspection, Pushed
+from modelvault.client.scan import scan
+from modelvault.client.tag import move_tag
+from modelvault.client.upload import Progress
+from modelvault.errors import Conflict, InvalidRequest
+from modelvault.lease import (
+    EntryPage,
+    Explanation,
+    LeaseSummary,
+    ModelDetail,
+    ModelSummary,
+    Rotated,
+    Swept,
+)
+from modelvault.loader.model import Model
+from modelvault.manifest import Manifest, Provenance
+from modelvault.record import TrustFile
+from modelvault.reference import DEFAULT_TENANT, Reference
+
+_Names = Sequence[str]
+
+
+class Session:
+    """A connection to one vault; `modelvault.connect()` makes it.
+
+    Threads may use it at once. Every method may raise AuthenticationError, AccessDenied,
+    NotFound (also for what the caller may not see), IntegrityError (an answer that the pinned
+    trust doesn't confirm) and Unavailable. References are text:
+    `[tenant/]name[:tag | @version | @sha256:...]`.
+    """
+
+    def __init__(self, context: Context, local: Local | None = None) -> None:
+        """`local` is what only the owner of an embedded vault's home can do."""
+        self._context = context
+        self._local = local
+        self._models: weakref.WeakSet[Model] = weakref.WeakSet()
+        self._closed = False
+
+    # in and out
+
+    def inspect(self, path: str | Path, *, follow_links: bool = False) -> Inspection:
+        """What a push of `path` would take; nothing is sent.
+
+        Raises InvalidRequest naming the file that can't be pushed, and what to do about it.
+        """
+        return pushing.inspect(scan(Path(path), follow_links=follow_links))
+
+    def push(
+        self,
+        path: str | Path,
+        reference: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        provenance: Provenance | None = None,
+        public_metadata: bool = False,
+        follow_links: bool = False,
+        progress: Progress | None = None,
+    ) -> Pushed:
+        """Encrypt a file or a folder into the model's next version; tag it if `reference` has one.
+
+        Every byte is read once. `labels` and `provenance` are the pusher's word. With
+        `public_metadata` names, dtypes and shapes of tensors can be read without a key.
+        `follow_links` takes files that links outside the folder point to (Hugging Face caches).
+        `progress(done, total)` gets plaintext bytes, from several threads, one call at a time.
+
+        Nothing is visible before the version stands whole. Raises InvalidRequest for what can't
+        be pushed, Conflict (`file_changed`) when a file changes meanwhile, NotFound (`no_model`)
+        before the model was made by `create`.
+        """
+        return pushing.push(
+            self._context,
+            scan(Path(path), follow_links=follow_links),
+            Reference.parse(reference),
+            labels=labels or {},
+            provenance=provenance or Provenance(),
+            public_metadata=public_metadata,
+            progress=progress,
+        )
+
+    def load(
+        self,
+        reference: str,
+        *,
+        purpose: str,
+        files: _Names | None = None,
+        ticket: str | None = None,
+        on_revoked: OnRevoked | None = None,
+    ) -> Model:
+        """Take a lease; bytes are decrypted at first use, into memory only.
+
+        `files` asks for some paths alone. The lease is renewed in the background until the model
+        is closed. When it is denied, revoked or runs out, nothing more can be read, what has no
+        live views is wiped, and `on_revoked(reason)` is called from another thread; a broker that
+        can't be reached is no denial before the ttl and the policy's grace are over.
+        """
+        model = loading.load(
+            self._context,
+            Reference.parse(reference),
+            purpose=purpose,
+            files=files,
+            ticket=ticket,
+            on_revoked=on_revoked,
+        )
+        self._models.add(model)
+        return model
+
+    def export(
+        self,
+        reference: str,
+        folder: str | Path,
+        *,
+        purpose: str = "export",
+        files: _Names | None = None,
+        ticket: str | None = None,
+    ) -> Manifest:
+        """Write a version in the clear into a new folder: an action of its own for the policy.
+
+        Files are private to the user. Raises AccessDenied (`memory_only`) where the policy keeps
+        the model off disks, Conflict (`folder_exists`).
+        """
+        return exporting.export(
+            self._context,
+            Reference.parse(reference),
+            Path(folder),
+            purpose=purpose,
+            files=files,
+            ticket=ticket,
+        )
+
+    def pull(self, reference: str, folder: str | Path) -> Manifest:
+        """Copy a version's ciphertext and signed documents into a new folder, all checked."""
+        return exporting.pull(self._context, Reference.parse(reference), Path(folder))
+
+    # looking
+
+    def list(
+        self,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        filter: str = "",
+        limit: int = 100,
+        after: str = "",
+    ) -> tuple[ModelSummary, ...]:
+        """The models that the caller may show, by name; `filter` is a shell-style pattern."""
+        return self._context.broker.list(
+            self._caller(), tenant=tenant, filter=filter, limit=limit, after=after
+        )
+
+    def show(self, reference: str) -> ModelDetail:
+        """A model with its versions and tags; the signed documents in it are verified."""
+        seen = self._context.pins.seen()
+        detail = self._context.broker.show(self._caller(), reference)
+        if detail.signed is not None:
+            named = Reference.parse(reference)
+            verified = trusting.verify(detail.signed, named, self._context.trust, seen)
+            self._context.pins.remember(verified.seen)
+        return detail
+
+    def whoami(self) -> Principal:
+        """Who the token says is asking."""
+        return self._context.broker.whoami(self._caller())
+
+    @property
+    def trust(self) -> TrustFile:
+        """The pinned trust file."""
+        return self._context.trust
+
+    # admins' actions
+
+    def create(
+        self, reference: str, *, owner: str | None = None, classification: str = "internal"
+    ) -> ModelSummary:
+        """Make a model, without any version yet. Raises Conflict (`model_exists`)."""
+        return self._context.steward.create(
+            self._caller(), reference, owner=owner, classification=classification
+        )
+
+    def classify(
+        self, reference: str, *, owner: str | None = None, classification: str | None = None
+    ) -> ModelSummary:
+        """Change a model's owner or classification."""
+        return self._context.steward.classify(
+            self._caller(), reference, owner=owner, classification=classification
+        )
+
+    def tag(self, reference: str, tag: str) -> Verified:
+        """Make `tag` mean the version that `reference` means now; also backwards."""
+        return move_tag(self._context, Reference.parse(reference), tag)
+
+    def delete(self, reference: str) -> None:
+        """Hide a version (`name@7`) or a model (`name`); `gc` removes it after a grace."""
+        self._context.steward.delete(self._caller(), reference)
+
+    def rotate(self, reference: str) -> Rotated:
+        """Give the model a new KEK version and rewrap its keys; no file is touched."""
+        return self._context.steward.rotate(self._caller(), reference)
+
+    def revoke(self, kind: str, target: str, *, reason: str, for_s: int | None = None) -> int:
+        """Revoke a `principal` (id), `lease` (id) or `version` (`tenant/name@7`).
+
+        Returns how many running leases it ended; jobs notice at their next renewal.
+        """
+        return self._context.steward.revoke(
+            self._caller(), kind=kind, target=target, reason=reason, for_s=for_s
+        )
+
+    def leases(
+        self, reference: str | None = None, *, ended: bool = False, limit: int = 100
+    ) -> tuple[LeaseSummary, ...]:
+        """Leases, newest first; running ones only unless `ended`."""
+        return self._context.steward.leases(
+            self._caller(), reference=reference, ended=ended, limit=limit
+        )
+
+    def explain(
+        self,
+        action: Action,
+        reference: str,
+        *,
+        purpose: str | None = None,
+        subject: Principal | None = None,
+    ) -> Explanation:
+        """What the policy says of a request by `subject`, or by the caller; grants nothing."""
+        return self._context.steward.explain(
+            self._caller(), action=action, reference=reference, purpose=purpose, subject=subject
+        )
+
+    def entries(
+        self, *, after: int = 0, limit: int = 100, reference: str | None = None
+    ) -> EntryPage:
+        """The audit log, oldest first, from the entry behind `after` on."""
+        return self._context.steward.entries(
+            self._caller(), after=after, limit=limit, reference=reference
+        )
+
+    def gc(self, *, dry_run: bool = False) -> Swept:
+        """Remove what was hidden long enough, dead uploads and their objects."""
+        return self._context.steward.gc(self._caller(), dry_run=dry_run)
+
+    # the owner of an embedded vault's home
+
+    def publish_policy(self) -> str:
+        """Put the home's edited policies into force; returns their revision.
+
+        Raises InvalidRequest for policies that can't be used, AccessDenied and `policy_lockout`
+        as the steward does.
+        """
+        revision = self._owner().freeze_policy()
+        self._context.steward.publish_policy(self._caller(), revision)
+        return revision
+
+    def mint_token(
+        self,
+        *,
+        sub: str | None = None,
+        groups: _Names | None = None,
+        lifetime_s: int = 900,
+        claims: Mapping[str, object] | None = None,
+        key_hash: str | None = None,
+    ) -> str:
+        """A short token of the embedded vault's own issuer; the default identity unless named.
+
+        Whoever has the home and its root key can say to be anybody: see the threat model.
+        """
+        return self._owner().mint(
+            sub=sub, groups=groups, lifetime_s=lifetime_s, claims=claims or {}, key_hash=key_hash
+        )
+
+    def close(self) -> None:
+        """Close all models that are open, then the vault. Idempotent.
+
+        Raises Conflict (`views_alive`), with everything still open, while a tensor of one is used.
+        """
+        if self._closed:
+            return
+        for model in builtins.list(self._models):
+            model.close()
+        self._closed = True
+        if self._local is not None:
+            self._local.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except Conflict:
+            if error is None:
+                raise
+            # The error that is on its way holds the frames whose views are alive; it tells more.
+
+    def __repr__(self) -> str:
+        return f"<Session of vault {self._context.vault}>"
+
+    def _caller(self) -> Caller:
+        return self._context.credentials.caller()
+
+    def _owner(self) -> Local:
+        if self._local is None:
+            raise InvalidRequest(
+                "not_embedded",
+                "only the home of an embedded vault can do this",
+                "ask the admin of the broker",
+            )
+        return self._local

@@ -1,0 +1,146 @@
+"""Encrypt the files of one opened version and put them into the store."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import msgspec
+
+from modelvault.artifact.writer import encrypt_file
+from modelvault.client.scan import Found
+from modelvault.client.source import Source
+from modelvault.crypto import derive
+from modelvault.crypto.floe import Geometry
+from modelvault.crypto.secret import Secret
+from modelvault.errors import ModelVaultError, Unavailable
+from modelvault.lease import DraftFile, Upload
+from modelvault.manifest import TensorEntry
+from modelvault.ports.objects import ObjectStore
+from modelvault.weights import safetensors
+
+# A small file's time goes into making two objects durable, so several are under way at once; a
+# large one is encrypted by many threads inside the store, so one at a time keeps memory bounded.
+SMALL_BYTES = 1 << 20
+SMALL_AT_ONCE = 8
+
+Progress = Callable[[int, int], None]
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A file that lies in the store, and what it was found to be."""
+
+    file: DraftFile
+    format: str
+    tensors: tuple[TensorEntry, ...]
+
+
+class Uploader:
+    """Puts the files of one upload. `keys` are the FileKeys by path; the caller wipes them."""
+
+    def __init__(
+        self,
+        upload: Upload,
+        keys: Mapping[str, Secret],
+        store: ObjectStore,
+        *,
+        public_metadata: bool,
+        progress: Callable[[int], None],
+    ) -> None:
+        self._upload = upload
+        self._keys = keys
+        self._store = store
+        self._public_metadata = public_metadata
+        self._progress = progress
+        self._geometry = Geometry(upload.segment_length)
+        self._names: list[str] = []
+        self._stop = threading.Event()
+
+    def send(self, files: Sequence[Found]) -> tuple[Sent, ...]:
+        """Each file, in the order given. On any failure, Ctrl-C too, nothing stays in the store.
+
+        Raises what source and store raise: Conflict (`file_changed`), InvalidRequest
+        (`unreadable`), Unavailable (a full disk, a read-only home).
+        """
+        small = [found for found in files if found.size <= SMALL_BYTES]
+        sent: dict[str, Sent] = {}
+        try:
+            for found in files:
+                if found.size > SMALL_BYTES:
+                    sent[found.path] = self._send(found)
+            sent.update(self._send_together(small))
+        except BaseException:
+            self.discard()
+            raise
+        return tuple(sent[found.path] for found in files)
+
+    def discard(self) -> None:
+        """Delete what was put so far, as far as the store lets us; `gc` takes the rest."""
+        with suppress(ModelVaultError):
+            for name in self._names:
+                self._store.delete(name)
+
+    def _send_together(self, files: Sequence[Found]) -> dict[str, Sent]:
+        with ThreadPoolExecutor(SMALL_AT_ONCE, "modelvault-push") as pool:
+            try:
+                return dict(zip([f.path for f in files], pool.map(self._send, files), strict=True))
+            except BaseException:
+                self._stop.set()  # those under way end soon, and before anything is deleted
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _send(self, found: Found) -> Sent:
+        names = (_object_name(), _object_name())
+        self._names.extend(names)
+        with Source(found) as source:
+            digest = encrypt_file(
+                self._reader(source),
+                found.size,
+                self._keys[found.path],
+                derive.file_aad(self._upload.artifact, found.path),
+                self._geometry,
+                self._upload.digest_alg,
+                self._store,
+                names,
+                self._progress,
+            )
+            kind = source.format()
+            tensors = self._tensors(found, source) if kind == "safetensors" else ()
+            source.check()
+        return Sent(
+            DraftFile(
+                path=found.path, size=found.size, object=names[0], leaves=names[1], digest=digest
+            ),
+            kind,
+            tensors,
+        )
+
+    def _tensors(self, found: Found, source: Source) -> tuple[TensorEntry, ...]:
+        if not self._public_metadata:
+            return ()
+        size = safetensors.header_size(source.read(0, min(found.size, 8)), found.size)
+        return tuple(
+            TensorEntry(
+                file=found.path,
+                name=tensor.name,
+                dtype=tensor.dtype,
+                shape=tensor.shape,
+                bytes=tensor.size,
+            )
+            for tensor in safetensors.parse(source.read(0, size), found.size)
+        )
+
+    def _reader(self, source: Source) -> Callable[[int, memoryview], None]:
+        def read_into(offset: int, buffer: memoryview) -> None:
+            if self._stop.is_set():
+                raise Unavailable("push_stopped", "the push was given up", "push again")
+            source.read_into(offset, buffer)
+
+        return read_into
+
+
+def _object_name() -> str:
+    return "objects/" + secrets.token_hex(16)
