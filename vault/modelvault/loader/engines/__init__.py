@@ -1,0 +1,1 @@
+"""Frameworks that share the loader's memory."""

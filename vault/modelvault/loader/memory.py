@@ -1,0 +1,220 @@
+"""Memory for plaintext weights: private, kept out of core dumps, zeroed before it goes back.
+
+A region is zeroed and unmapped at the moment when nothing refers to it any more, never under a
+reader: a view (memoryview, numpy array, torch tensor, slices of these) holds its region alive, and
+the region's finaliser does the wiping. So `close()` and `abandon()` only let go; they differ in
+what they say about views that live on.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import weakref
+from pathlib import Path
+
+from modelvault.errors import Conflict, Unavailable
+
+_BLOCK = 1 << 20
+_ZEROS = bytes(_BLOCK)
+# Python names MAP_NORESERVE from 3.13 on. Untouched pages then cost nothing to reserve, which is
+# what reading one tensor out of a file larger than the machine needs.
+_NORESERVE = getattr(
+    mmap,
+    "MAP_NORESERVE",
+    0x4000 if sys.platform == "linux" and os.uname().machine in ("x86_64", "aarch64") else 0,
+)
+_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
+_ADVICE = ("MADV_HUGEPAGE", "MADV_DONTDUMP")
+
+
+class _Memory(mmap.mmap):
+    """A mapping that zeroes what was written to it when the last reference to it goes.
+
+    `touched` has a byte for each block of 1 MiB: blocks that were never written aren't wiped,
+    since that would bring them into memory. A forked child only unmaps: wiping its copy would
+    double the memory and the plaintext is the parent's to wipe.
+    """
+
+    touched: bytearray
+    owner: int
+
+    def wipe(self) -> None:
+        with memoryview(self) as view:
+            for block, written in enumerate(self.touched):
+                if written:
+                    begin = block * _BLOCK
+                    end = min(begin + _BLOCK, len(view))
+                    view[begin:end] = _ZEROS[: end - begin]
+
+    def __del__(self) -> None:
+        if getattr(self, "owner", None) == os.getpid():
+            self.wipe()
+
+
+class Region:
+    """`size` bytes of zeroed anonymous memory. Threads may take views and write at once."""
+
+    def __init__(self, size: int) -> None:
+        """Raises Unavailable (`insufficient_memory`) when the system doesn't give the memory."""
+        self.size = size
+        self._memory: _Memory | None = _map(max(size, 1))
+        self._alive = weakref.ref(self._memory)
+
+    def writable(self, begin: int, end: int) -> memoryview:
+        """The bytes `begin` to `end`, to be written. What was taken this way is wiped."""
+        memory = self._held()
+        if end > begin:
+            blocks = slice(begin // _BLOCK, (end - 1) // _BLOCK + 1)
+            memory.touched[blocks] = b"\1" * (blocks.stop - blocks.start)
+        return memoryview(memory)[begin:end]
+
+    def view(self, begin: int, end: int) -> memoryview:
+        """The bytes `begin` to `end`, read-only and not copied. Keeps the region alive."""
+        return memoryview(self._held())[begin:end].toreadonly()
+
+    def wipe(self, begin: int, end: int) -> None:
+        """Zero a part of it: for a write that failed half-way."""
+        with self.writable(begin, end) as view:
+            for offset in range(0, len(view), _BLOCK):
+                length = min(_BLOCK, len(view) - offset)
+                view[offset : offset + length] = _ZEROS[:length]
+
+    def close(self) -> None:
+        """Wipe and unmap. Doing it twice is fine.
+
+        Raises Conflict (`views_alive`) while anything refers to the memory; the region then
+        stays as it was, and a later close works.
+        """
+        abandoned = self._memory is None
+        self._memory = None  # the last reference, if there are no views: the wipe happens now
+        if self.alive:
+            if not abandoned:
+                self._memory = self._alive()
+            raise Conflict(
+                "views_alive",
+                "decrypted memory is still in use",
+                "drop the arrays, tensors and memoryviews taken from the model, then close again",
+            )
+
+    def abandon(self) -> None:
+        """Let go: wiped and unmapped now, or when the last view dies. Nothing new can be taken."""
+        self._memory = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the memory is still there."""
+        return self._alive() is not None
+
+    def _held(self) -> _Memory:
+        memory = self._memory
+        if memory is None:
+            raise Conflict("closed", "this memory was closed", "load the model again")
+        return memory
+
+
+def _map(size: int) -> _Memory:
+    try:
+        memory = _Memory(-1, size, flags=_FLAGS)
+    except OSError:
+        raise _too_large(size, None, "the system's limit on address space") from None
+    for name in _ADVICE:
+        advice = getattr(mmap, name, None)
+        if advice is not None:
+            try:
+                memory.madvise(advice)
+            except OSError:
+                continue  # a kernel without it: memory works all the same; `doctor` tells of dumps
+    memory.touched = bytearray((size - 1) // _BLOCK + 1)
+    memory.owner = os.getpid()
+    return memory
+
+
+def check_fits(
+    size: int, *, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
+) -> None:
+    """Raise Unavailable (`insufficient_memory`) unless `size` bytes can be had now.
+
+    Looks at the machine's available memory and at the limits of this process's control groups
+    (v2 and v1) up to the root; swap doesn't count. Where the system tells nothing, nothing is
+    refused.
+    """
+    rooms = [*_machine(proc), *_groups(proc, cgroups)]
+    if rooms:
+        room, limiter = min(rooms)
+        if size > room:
+            raise _too_large(size, max(room, 0), limiter)
+
+
+def _too_large(size: int, room: int | None, limiter: str) -> Unavailable:
+    free = "less" if room is None else _human(room)
+    return Unavailable(
+        "insufficient_memory",
+        f"{_human(size)} of memory are needed and {free} can be had ({limiter})",
+        "give the machine or the container more memory, end other programs, "
+        "or load fewer files or single tensors",
+        needed=size,
+        available=room,
+    )
+
+
+def _machine(proc: Path) -> list[tuple[int, str]]:
+    for line in _read(proc / "meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return [(int(line.split()[1]) * 1024, "memory available on this machine")]
+    return []
+
+
+def _groups(proc: Path, cgroups: Path) -> list[tuple[int, str]]:
+    rooms = []
+    for line in _read(proc / "self/cgroup").splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            for root in (cgroups, cgroups / "unified"):
+                rooms += _climb(root, path, ("memory.max", "memory.current", "inactive_file"))
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            rooms += _climb(cgroups / "memory", path, names)
+    return rooms
+
+
+def _climb(root: Path, path: str, names: tuple[str, str, str]) -> list[tuple[int, str]]:
+    # A container may see its group's host path here and only its own group under the mount: the
+    # folders that don't exist are passed over, and the mount's root is always looked at.
+    group = root / path.lstrip("/")
+    found = []
+    while group.is_relative_to(root):
+        room = _room(group, *names)
+        if room is not None:
+            found.append((room, f"memory limit of the control group {group}"))
+        if group == root:
+            break
+        group = group.parent
+    return found
+
+
+def _room(group: Path, limit: str, usage: str, reclaimable: str) -> int | None:
+    most, used = _read(group / limit).strip(), _read(group / usage).strip()
+    if not most.isdigit() or not used.isdigit():  # "max", or not a group with a memory controller
+        return None
+    room = int(most) - int(used)
+    for line in _read(group / "memory.stat").splitlines():
+        key, _, value = line.partition(" ")
+        if key == reclaimable:  # page cache that the kernel gives up before it kills
+            room += int(value)
+    return room
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _human(size: int) -> str:
+    for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size >= 1 << power:
+            return f"{size / (1 << power):.2f} {unit}"
+    return f"{size} bytes"

@@ -1,0 +1,295 @@
+"""A granted version, as a job uses it."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from modelvault.access import Obligations
+from modelvault.errors import AccessDenied, Conflict, ModelVaultError, NotFound
+from modelvault.loader.memory import check_fits
+from modelvault.loader.opened import opened
+from modelvault.loader.ramdir import RamFolder
+from modelvault.loader.resident import Resident
+from modelvault.loader.screen import Screen
+from modelvault.loader.shards import Shards
+from modelvault.loader.source import Fits, Gate, Guard, Readers
+from modelvault.manifest import Manifest
+from modelvault.reference import Reference
+from modelvault.weights.safetensors import TensorInfo
+
+if TYPE_CHECKING:
+    from modelvault.loader.engines.numpy import Array
+
+_SMALL = 8 << 20  # a file below this is too short for its reader's threads: several go at once
+
+
+class Model:
+    """The granted files of one version; bytes are decrypted when they are first used, once.
+
+    All may be called by many threads at once. Every access raises AccessDenied once the lease is
+    gone, Conflict (`closed`) after `close()`, IntegrityError (naming the file) for bytes that
+    aren't what was signed, Unavailable (`insufficient_memory`) before a byte is read that
+    wouldn't fit, AccessDenied (`pickle_refused`) for pickles that the policy doesn't allow,
+    AccessDenied (`file_not_granted`) and NotFound (`no_file`) for other paths.
+
+    What was handed out (arrays, tensors, memoryviews) keeps its file's memory alive: drop it
+    before the end of the `with`, or before `close()`.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        paths: Sequence[str],
+        readers: Readers,
+        obligations: Obligations,
+        guard: Guard,
+        on_close: Callable[[], None],
+        *,
+        fits: Fits = check_fits,
+    ) -> None:
+        """`paths` are the granted ones; `on_close` is called once, after the memory is gone."""
+        self.manifest = manifest
+        self.obligations = obligations
+        self.closed = False
+        self._gate = Gate(guard)
+        self._fits = fits
+        self._on_close = on_close
+        self._residents = {
+            entry.path: Resident(entry, readers, self._gate, fits)
+            for entry in manifest.files
+            if entry.path in set(paths)
+        }
+        self._screen = Screen(obligations.allow_pickle, manifest.hints.pickles)
+        version = tuple(entry.path for entry in manifest.files)
+        self._shards = Shards(version, self.files, self._cleared)
+        self._folder: RamFolder | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The granted paths."""
+        return tuple(self._residents)
+
+    @property
+    def size(self) -> int:
+        """Plaintext bytes of the granted files."""
+        return sum(resident.size for resident in self._residents.values())
+
+    @property
+    def name(self) -> str:
+        """The exact reference of this version: `[tenant/]model@version`."""
+        manifest = self.manifest
+        return str(Reference(manifest.tenant, manifest.model, version=manifest.version))
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """A copy of the version's labels."""
+        return dict(self.manifest.labels)
+
+    def tensors(self, *paths: str) -> dict[str, Array]:
+        """{name: read-only numpy array over the decrypted memory} of the safetensors files named,
+        or of all granted ones (an index among them is checked). Nothing is copied.
+
+        Raises NotFound (`no_tensors`), InvalidRequest (`missing_extra`, `unsupported_dtype`),
+        and what `Shards.locate` raises for headers that lie.
+        """
+        from modelvault.loader.engines import numpy
+
+        return self._views(numpy, paths, Resident.view)
+
+    def state_dict(self, *paths: str) -> dict[str, Any]:
+        """{name: torch.Tensor over the decrypted memory}, as `tensors`. torch knows no read-only
+        tensor: writing to one changes this model's memory and nothing else.
+        """
+        from modelvault.loader.engines import torch
+
+        return self._views(torch, paths, Resident.shared)
+
+    def tensor(self, name: str, path: str | None = None) -> Array:
+        """One tensor, as in `tensors`; only its own segments and headers are read and decrypted.
+
+        Raises NotFound (`no_tensor`). `path` says which file, should two hold the name.
+        """
+        from modelvault.loader.engines import numpy
+
+        self._gate.check()
+        where, info = self._shards.find(name, path)
+        numpy.check([info])
+        return numpy.view(info, self._cleared(where).view(info.begin, info.end))
+
+    def tensor_infos(self, *paths: str) -> dict[str, TensorInfo]:
+        """{name: dtype, shape and place in its file}, from the headers alone."""
+        self._gate.check()
+        return {name: info for name, (_, info) in self._shards.locate(paths).items()}
+
+    def read_bytes(self, path: str) -> memoryview:
+        """A whole file as a read-only memoryview over the decrypted memory."""
+        resident = self._granted(path)
+        self._check_fits([resident])
+        self._screen.check(resident)
+        return resident.view(0, resident.size)
+
+    def open(self, path: str) -> io.BufferedReader:
+        """A file, seekable and binary. Only what is read is decrypted; it stays in memory."""
+        return opened(self._cleared(path))
+
+    def path(self, *paths: str) -> Path:
+        """A folder whose files are in memory alone, for engines that want names (`ramdir`).
+
+        Holds the files named, or all granted ones; the same folder grows when called again. It is
+        a second copy beside `tensors()`, read-only, and is gone after `close()`. This process must
+        live as long as the engine. Raises Unavailable (`no_ram_folder`).
+        """
+        with self._lock:
+            residents = [self._granted(path) for path in paths or self.files]
+            if self._folder is None:
+                self._folder = RamFolder()
+            new = [resident for resident in residents if resident.path not in self._folder]
+            if new:
+                self._fits(sum(resident.size for resident in new))
+            for resident in new:
+                self._screen.check(resident)
+            for resident in new:
+                self._folder.add(resident.path, resident.size, resident.fill)
+            return self._folder.root
+
+    def close(self) -> None:
+        """Wipe and unmap all, remove the folder, end the lease. Doing it twice is fine.
+
+        Raises Conflict (`views_alive`) naming the files whose memory is in use; the model stays
+        open then, and a later close works.
+        """
+        self._gate.shut()  # before the lock: whoever fills the folder gives up at its next stride
+        with self._lock:
+            if self.closed:
+                return
+            self._gate.shut()  # again: a close that failed meanwhile has reopened it
+            alive = self._release()
+            if alive:
+                self._gate.reopen()
+                raise Conflict(
+                    "views_alive",
+                    f"{self.name}: views of {', '.join(alive[:3])} are still in use"
+                    + (f" (and of {len(alive) - 3} more files)" if len(alive) > 3 else ""),
+                    "drop the arrays, tensors and memoryviews taken from the model (`del`), "
+                    "also those that a function's local names hold, then close again",
+                    files=alive,
+                )
+            self.closed = True
+            self._end()
+        self._on_close()
+
+    def drop(self) -> tuple[str, ...]:
+        """The lease is gone: deny access for good, wipe and unmap what has no live views.
+
+        The rest goes when its last view dies. Returns the paths of that rest.
+        """
+        self._gate.drop()
+        with self._lock:
+            self._end()
+            return tuple(path for path, resident in self._residents.items() if resident.alive)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._close_after(error)
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name}, {len(self._residents)} files{', closed' * self.closed}>"
+
+    def _close_after(self, error: BaseException) -> None:
+        """Close while `error` is on its way, whose traceback may well hold views.
+
+        The error matters more than the views: they are noted on it, and their memory is wiped
+        when the last of them dies.
+        """
+        self._gate.shut()
+        with self._lock:
+            if self.closed:
+                return
+            alive = self._release()
+            self.closed = True
+            self._end()
+        if alive:
+            error.add_note(f"views of {', '.join(alive)} live on; wiped when the last one dies")
+        try:
+            self._on_close()
+        except ModelVaultError as second:
+            error.add_note(f"closing the model failed as well: {second}")
+
+    def _release(self) -> list[str]:
+        return [path for path, resident in self._residents.items() if not resident.release()]
+
+    def _end(self) -> None:
+        for resident in self._residents.values():
+            resident.seal()
+        if self._folder is not None:
+            self._folder.close()
+
+    def _views(
+        self,
+        engine: Any,  # noqa: ANN401
+        paths: Sequence[str],
+        take: Callable[[Resident, int, int], memoryview],
+    ) -> dict[str, Any]:
+        chosen = [self._granted(path) for path in self._shards.choose(paths)]
+        self._check_fits(chosen)
+        located = self._shards.locate(paths)
+        engine.check(info for _, info in located.values())
+        _load(chosen)
+        return {
+            name: engine.view(info, take(self._residents[path], info.begin, info.end))
+            for name, (path, info) in located.items()
+        }
+
+    def _check_fits(self, residents: Iterable[Resident]) -> None:
+        missing = sum(resident.missing for resident in residents)
+        if missing:
+            self._fits(missing)
+
+    def _cleared(self, path: str) -> Resident:
+        resident = self._granted(path)
+        self._screen.check(resident)
+        return resident
+
+    def _granted(self, path: str) -> Resident:
+        self._gate.check()
+        resident = self._residents.get(path)
+        if resident is not None:
+            return resident
+        if self.manifest.file(path) is not None:
+            raise AccessDenied(
+                "file_not_granted",
+                f"{path} belongs to {self.name}, but this lease is for other files",
+                "name it in files=[...] when loading, or ask for a grant that includes it",
+                file=path,
+                reasons=["file_not_granted"],
+            )
+        raise NotFound("no_file", f"{self.name} has no file {path!r}", "see model.files")
+
+
+def _load(residents: Sequence[Resident]) -> None:
+    """Decrypt all of them with all cores: large files one by one, small ones side by side."""
+    small = [resident for resident in residents if resident.size < _SMALL]
+    for resident in residents:
+        if resident.size >= _SMALL:
+            resident.load()
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for _ in pool.map(Resident.load, small):
+            pass

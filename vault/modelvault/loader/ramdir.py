@@ -1,0 +1,110 @@
+"""A folder for engines that want file names: symbolic links to sealed files in memory.
+
+Each file is a memfd, sealed against writing and resizing; the folder on disk holds nothing but
+links to `/proc/<this process>/fd/<n>`. So the bytes stay in memory, engines and their child
+processes open them by name, and they are gone when the last one closes them. What a sealed memfd
+can't do: be wiped (it is only dropped), be locked against swapping, or be hidden from other
+processes of the same user, which may open it through /proc.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable
+from mmap import mmap
+from pathlib import Path
+
+from modelvault.errors import Unavailable
+
+Fill = Callable[[memoryview], None]
+
+
+class RamFolder:
+    """A private temporary folder of links. Not thread-safe; not for a forked child."""
+
+    def __init__(self) -> None:
+        """Raises Unavailable (`no_ram_folder`) where the system has no sealed memory files."""
+        if not hasattr(os, "memfd_create") or not hasattr(fcntl, "F_ADD_SEALS"):
+            raise _unavailable("this system has no memfd_create", "use tensors() or read_bytes()")
+        self.root = Path(tempfile.mkdtemp(prefix="modelvault-"))
+        self._files: dict[str, int] = {}
+        # Also runs when the interpreter ends: the links would point nowhere by then.
+        self._finish = weakref.finalize(self, _remove, self.root, self._files, os.getpid())
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._files
+
+    def add(self, path: str, size: int, fill: Fill) -> None:
+        """Put a file of `size` bytes, written by `fill`, at the relative `path`.
+
+        Raises what `fill` raises, or Unavailable (`no_ram_folder`); the file isn't there then.
+        """
+        try:
+            descriptor = os.memfd_create("modelvault", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError as error:
+            raise _unavailable(
+                f"{path}: no memory file could be made ({error.strerror})",
+                "name fewer files in path(...), or raise the limit on open files (ulimit -n)",
+            ) from None
+        try:
+            _write(descriptor, size, fill)
+            _link(self.root / path, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._files[path] = descriptor
+
+    def close(self) -> None:
+        """Remove the folder and let go of the files. Doing it twice is fine.
+
+        A process that still has one of them open keeps that one.
+        """
+        self._finish()
+
+
+def _write(descriptor: int, size: int, fill: Fill) -> None:
+    if size:
+        try:
+            os.ftruncate(descriptor, size)
+            os.posix_fallocate(descriptor, 0, size)  # else a full machine is a SIGBUS below
+        except OSError as error:
+            raise Unavailable(
+                "insufficient_memory",
+                f"{size:,} bytes of memory for a file couldn't be had ({error.strerror})",
+                "give the machine or the container more memory, or name fewer files",
+            ) from None
+        with mmap(descriptor, size) as mapping, memoryview(mapping) as view:
+            fill(view)
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+
+
+def _link(link: Path, descriptor: int) -> None:
+    link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    link.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
+    try:
+        link.open("rb").close()
+    except OSError as error:
+        link.unlink()
+        raise _unavailable(
+            f"{link.name}: its link doesn't open ({error.strerror})",
+            "allow this process to be inspected (PR_SET_DUMPABLE, /proc mounted), "
+            "or use tensors() or read_bytes()",
+        ) from None
+
+
+def _remove(root: Path, files: dict[str, int], owner: int) -> None:
+    if os.getpid() != owner:  # a forked child has neither made the folder nor may it remove it
+        return
+    shutil.rmtree(root, ignore_errors=True)
+    for descriptor in files.values():
+        os.close(descriptor)
+    files.clear()
+
+
+def _unavailable(what: str, hint: str) -> Unavailable:
+    return Unavailable("no_ram_folder", what, hint)

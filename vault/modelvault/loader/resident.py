@@ -1,0 +1,200 @@
+"""One file of a model in memory: each of its segments is decrypted at most once, when needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from modelvault.crypto.floe import Geometry
+from modelvault.errors import Conflict, ModelVaultError
+from modelvault.loader.memory import Region
+from modelvault.loader.source import Fits, Gate, Reader, Readers
+from modelvault.manifest import FileEntry
+
+# How much is decrypted between two looks at the gate: a revocation or Ctrl-C waits no longer.
+STRIDE = 256 << 20
+
+
+class Resident:
+    """The plaintext of one file, filled segment by segment into one region of memory.
+
+    Thread-safe: one thread fills at a time (the reader uses all cores for it), others that want
+    the same file wait and then find it there.
+    """
+
+    def __init__(
+        self,
+        entry: FileEntry,
+        open_reader: Readers,
+        gate: Gate,
+        fits: Fits,
+    ) -> None:
+        self.entry = entry
+        self._open_reader = open_reader
+        self._gate = gate
+        self._fits = fits
+        self._payload = Geometry(entry.segment_length).payload
+        self._reader: Reader | None = None
+        self._region: Region | None = None
+        self._present = self._nothing()  # one byte for each segment
+        self._lock = threading.RLock()
+
+    @property
+    def path(self) -> str:
+        """The file's name in the version."""
+        return self.entry.path
+
+    @property
+    def size(self) -> int:
+        """Plaintext bytes."""
+        return self.entry.size
+
+    @property
+    def missing(self) -> int:
+        """Bytes that aren't decrypted yet."""
+        with self._lock:
+            return sum(end - begin for begin, end in self._gaps(0, self.size))
+
+    def view(self, begin: int, end: int) -> memoryview:
+        """Bytes `begin` to `end` of the file, read-only, decrypted if they weren't.
+
+        Raises what the reader raises (naming the file), AccessDenied by the gate, Unavailable
+        (`insufficient_memory`), Conflict (`closed`).
+        """
+        with self._filled(begin, end) as region:
+            return region.view(begin, end)
+
+    def shared(self, begin: int, end: int) -> memoryview:
+        """As `view`, but writable: for frameworks that know no read-only tensor."""
+        with self._filled(begin, end) as region:
+            return region.writable(begin, end)
+
+    def load(self) -> None:
+        """Decrypt all that isn't decrypted yet. Errors as `view`."""
+        self._fill(0, self.size)
+
+    def copy(self, begin: int, end: int) -> bytes:
+        """Bytes `begin` to `end` as an object of their own, for small things."""
+        with self.view(begin, end) as view:
+            return bytes(view)
+
+    def fill(self, out: memoryview) -> None:
+        """Write the whole file into `out`, keeping nothing but what is in memory already."""
+        for begin, end in _strides(0, self.size):
+            with self._lock, out[begin:end] as part:
+                self._gate.check()
+                if next(self._gaps(begin, end), None) is None:
+                    with self._mapped().view(begin, end) as view:
+                        part[:] = view
+                else:
+                    self._read(begin, part)
+
+    def named(self, error: ModelVaultError) -> ModelVaultError:
+        """The same error, its message naming this file."""
+        message = error.message if self.path in error.message else f"{self.path}: {error.message}"
+        return type(error)(error.code, message, error.hint, **{**error.details, "file": self.path})
+
+    def release(self) -> bool:
+        """Wipe and unmap; a later use fills anew. False, and nothing done, while views live."""
+        with self._lock:
+            if self._region is None:
+                return True
+            try:
+                self._region.close()
+            except Conflict:
+                return False
+            self._region = None
+            self._present = self._nothing()
+            return True
+
+    def seal(self) -> None:
+        """Let go for good: memory goes now or with its last view, and the key is wiped.
+
+        The gate must be shut or dropped before.
+        """
+        with self._lock:
+            if self._region is not None:
+                self._region.abandon()
+            if self._reader is not None:
+                self._reader.wipe()
+
+    @property
+    def alive(self) -> bool:
+        """Whether decrypted memory of this file is still mapped."""
+        return self._region is not None and self._region.alive
+
+    @contextmanager
+    def _filled(self, begin: int, end: int) -> Iterator[Region]:
+        """The region, under the lock, with these bytes in it."""
+        while True:
+            self._fill(begin, end)
+            with self._lock:
+                self._gate.check()
+                # Another thread may have released the region since the fill.
+                if next(self._gaps(begin, end), None) is None:
+                    yield self._mapped()
+                    return
+
+    def _fill(self, begin: int, end: int) -> None:
+        with self._lock:
+            self._gate.check()
+            needed = sum(last - first for first, last in self._gaps(begin, end))
+            if needed:
+                self._fits(needed)
+        for first, last in _strides(begin, end):
+            with self._lock:
+                self._gate.check()
+                for gap in self._gaps(first, last):
+                    self._decrypt(*gap)
+
+    def _decrypt(self, begin: int, end: int) -> None:
+        region = self._mapped()
+        filled = False
+        try:
+            # Released at once, so that no traceback keeps the memory alive.
+            with region.writable(begin, end) as buffer:
+                self._read(begin, buffer)
+            filled = True
+        finally:
+            if not filled:
+                region.wipe(begin, end)
+        first = begin // self._payload
+        count = -(-(end - begin) // self._payload)
+        self._present[first : first + count] = b"\1" * count
+
+    def _read(self, offset: int, buffer: memoryview) -> None:
+        if self._reader is None:
+            self._reader = self._open_reader(self.entry)
+        refusal = None
+        try:
+            self._reader.read_into(offset, buffer)
+        except ModelVaultError as error:
+            refusal = self.named(error)
+        # Raised outside the handler: the first error's frames would keep views of the memory.
+        if refusal is not None:
+            raise refusal
+
+    def _gaps(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        """What must be decrypted for these bytes: ranges of whole segments, in order."""
+        position = begin // self._payload
+        last = -(-end // self._payload) if end > begin else position
+        while (position := self._present.find(0, position, last)) >= 0:
+            stop = self._present.find(1, position, last)
+            stop = last if stop < 0 else stop
+            yield position * self._payload, min(stop * self._payload, self.size)
+            position = stop
+
+    def _nothing(self) -> bytearray:
+        return bytearray(-(-self.size // self._payload))
+
+    def _mapped(self) -> Region:
+        if self._region is None:
+            self._region = Region(self.size)
+        return self._region
+
+
+def _strides(begin: int, end: int) -> Iterator[tuple[int, int]]:
+    while begin < end:
+        yield begin, min(begin + STRIDE, end)
+        begin += STRIDE

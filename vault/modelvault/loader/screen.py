@@ -1,0 +1,51 @@
+"""Keeps pickles from a job whose policy doesn't allow them: by what they are, not by name."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Collection
+
+from modelvault.errors import AccessDenied
+from modelvault.loader.opened import opened
+from modelvault.loader.resident import Resident
+from modelvault.weights import sniff
+
+
+class Screen:
+    """Looks once into each file before it is handed out. Thread-safe."""
+
+    def __init__(self, allowed: bool, hinted: Collection[str]) -> None:
+        """`hinted` are the paths that the manifest calls pickles: good for refusing only."""
+        self._allowed = allowed
+        self._hinted = frozenset(hinted)
+        self._cleared: set[str] = set()
+
+    def check(self, resident: Resident) -> None:
+        """Raises AccessDenied (`pickle_refused`), or what reading the file's beginning raises."""
+        if self._allowed or resident.path in self._cleared:
+            return
+        if resident.path in self._hinted or sniff.is_pickle(_format(resident)):
+            raise AccessDenied(
+                "pickle_refused",
+                f"{resident.path} is a pickle: opening it can run any code that is in it",
+                "convert it to safetensors and push that, leave it out (name the files you want), "
+                "or ask the model's owner for the obligation allow_pickle",
+                file=resident.path,
+                reasons=["pickle_refused"],
+            )
+        self._cleared.add(resident.path)
+
+
+def _format(resident: Resident) -> str:
+    head = resident.copy(0, min(sniff.SNIFF_BYTES, resident.size))
+    found = sniff.sniff(resident.path, head)
+    return _zip_format(resident) if found == "zip" else found
+
+
+def _zip_format(resident: Resident) -> str:
+    try:
+        with opened(resident) as file, zipfile.ZipFile(file) as archive:
+            return sniff.sniff_zip(archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error):
+        return "torch-zip"  # what Python can't list, a more lenient unpickler may still open

@@ -1,0 +1,100 @@
+"""Which tensors a version's safetensors files hold, and where: headers and indices are read here,
+`weights` decides what they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from modelvault.errors import IntegrityError, NotFound
+from modelvault.loader.resident import Resident
+from modelvault.weights import index, safetensors
+from modelvault.weights.index import Located
+from modelvault.weights.safetensors import TensorInfo
+
+ENDING = ".safetensors"
+_READERS = 8  # headers read at once: enough to hide a store's latency
+
+
+class Shards:
+    """The tensors of the granted files. Thread-safe; each header is parsed once."""
+
+    def __init__(
+        self,
+        version: Sequence[str],
+        granted: Sequence[str],
+        resident: Callable[[str], Resident],
+    ) -> None:
+        """`version` are all its paths, `granted` those that may be read, through `resident`."""
+        self._version = version
+        self._files = tuple(path for path in granted if path.endswith(ENDING))
+        self._indices = tuple(path for path in granted if path.endswith(index.SUFFIX))
+        self._resident = resident
+        self._parsed: dict[str, tuple[TensorInfo, ...]] = {}
+        self._weights: dict[str, dict[str, str]] | None = None
+
+    def choose(self, paths: Sequence[str]) -> tuple[str, ...]:
+        """`paths`, or all safetensors files when none is named. NotFound (`no_tensors`)."""
+        if not paths and not self._files:
+            raise NotFound(
+                "no_tensors",
+                "none of the granted files is a .safetensors file",
+                "use read_bytes(), open() or path() for other formats",
+            )
+        return tuple(dict.fromkeys(paths)) or self._files
+
+    def locate(self, paths: Sequence[str]) -> dict[str, Located]:
+        """{name: (path, tensor)} of the named files, or of all of them and their indices.
+
+        Raises IntegrityError naming the file: `bad_safetensors`, `bad_index`, `missing_shard`,
+        `duplicate_tensor`, `misplaced_tensor`; AccessDenied when an index needs a file that
+        wasn't granted.
+        """
+        weights = {} if paths else self._read_indices()
+        chosen = self.choose(paths)
+        with ThreadPoolExecutor(_READERS) as pool:
+            located = index.merge(dict(zip(chosen, pool.map(self._infos, chosen), strict=True)))
+        for path, places in weights.items():
+            index.check_places(path, places, located)
+        return located
+
+    def find(self, name: str, path: str | None) -> Located:
+        """Where one tensor is, reading no more headers than needed. NotFound (`no_tensor`)."""
+        named = {places[name] for places in self._read_indices().values() if name in places}
+        if path is None and len(named) == 1:
+            path = named.pop()
+        paths: Iterable[str] = () if path is None else (path,)
+        located = self.locate(tuple(paths)).get(name)
+        if located is None:
+            raise NotFound(
+                "no_tensor",
+                f"no tensor {name!r} in {path or 'the granted files'}",
+                "tensor_infos() lists the names",
+            )
+        return located
+
+    def _read_indices(self) -> dict[str, dict[str, str]]:
+        if self._weights is None:
+            weights = {}
+            for path in self._indices:
+                resident = self._resident(path)
+                weights[path] = index.parse(resident.copy(0, resident.size), path)
+                index.check(path, weights[path], self._version)
+            self._weights = weights
+        return self._weights
+
+    def _infos(self, path: str) -> tuple[TensorInfo, ...]:
+        if path not in self._parsed:
+            resident = self._resident(path)
+            try:
+                self._parsed[path] = _parse(resident)
+            except IntegrityError as refused:
+                raise resident.named(refused) from None
+        return self._parsed[path]
+
+
+def _parse(resident: Resident) -> tuple[TensorInfo, ...]:
+    head = resident.copy(0, min(safetensors.LENGTH_BYTES, resident.size))
+    size = safetensors.header_size(head, resident.size)
+    return safetensors.parse(resident.copy(0, size), resident.size)

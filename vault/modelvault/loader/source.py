@@ -1,0 +1,71 @@
+"""What the loader needs from others: somebody who reads, and somebody who says whether it may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from modelvault.errors import AccessDenied, Conflict
+from modelvault.manifest import FileEntry
+
+
+class Reader(Protocol):
+    """One file's verified plaintext; `artifact.reader.FileReader` is it. Thread-safe."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with what begins at `offset`; nothing unverified is left in it.
+
+        All threads that write to the buffer have ended when this returns or raises.
+        """
+        ...
+
+    def wipe(self) -> None:
+        """Forget the keys."""
+        ...
+
+
+class Guard(Protocol):
+    """The lease, as the loader sees it. Thread-safe and cheap."""
+
+    def check(self) -> None:
+        """Raises AccessDenied once the lease has ended or was revoked."""
+        ...
+
+
+Readers = Callable[[FileEntry], Reader]
+Fits = Callable[[int], None]
+
+
+class Gate:
+    """Whether decrypted bytes may be had: not after a close, not after a drop, not without lease.
+
+    The only state that all parts of one model share. Looked at before every access and, within a
+    long one, before every stride.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._shut = False
+        self._dropped = False
+
+    def shut(self) -> None:
+        """From now on there is no access."""
+        self._shut = True
+
+    def reopen(self) -> None:
+        """A close that couldn't be done is taken back."""
+        self._shut = False
+
+    def drop(self) -> None:
+        """From now on access is denied, whatever the lease says later."""
+        self._dropped = True
+
+    def check(self) -> None:
+        """Raises Conflict (`closed`), or AccessDenied by the lease's own words where it has any."""
+        if self._shut:
+            raise Conflict("closed", "this model was closed", "load it again")
+        self._guard.check()
+        if self._dropped:
+            raise AccessDenied(
+                "revoked", "access to this model was withdrawn", "ask for a new lease"
+            )

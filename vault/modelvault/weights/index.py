@@ -1,0 +1,99 @@
+"""Sharded safetensors: which file holds which tensor (`*.safetensors.index.json`). No I/O."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Collection, Mapping, Sequence
+
+from modelvault import canonical
+from modelvault.errors import IntegrityError, InvalidRequest
+from modelvault.weights.safetensors import TensorInfo
+
+SUFFIX = ".safetensors.index.json"
+MAX_BYTES = 100_000_000
+
+Located = tuple[str, TensorInfo]
+
+
+def parse(data: bytes, path: str) -> dict[str, str]:
+    """{tensor's name: path of its file} from the index at `path`.
+
+    Shards are named relative to the index's folder and may not leave it.
+    Raises IntegrityError (`bad_index`) for anything that isn't such an index.
+    """
+    try:
+        document = canonical.loads(data, MAX_BYTES)
+    except InvalidRequest as refused:
+        raise _lie(path, refused.message) from None
+    weights = document.get("weight_map") if isinstance(document, dict) else None
+    if not isinstance(weights, dict) or not weights:
+        raise _lie(path, "it has no weight_map")
+    folder = posixpath.dirname(path)
+    return {name: posixpath.join(folder, _shard(path, shard)) for name, shard in weights.items()}
+
+
+def check(path: str, weights: Mapping[str, str], files: Collection[str]) -> None:
+    """That every shard named by the index at `path` is one of `files`, the version's paths.
+
+    Raises IntegrityError (`missing_shard`).
+    """
+    missing = sorted(set(weights.values()) - set(files))
+    if missing:
+        raise IntegrityError(
+            "missing_shard",
+            f"{path}: it names {missing[0]!r}, which this version doesn't hold"
+            + (f" ({len(missing)} such files)" if len(missing) > 1 else ""),
+            "push the folder again with all its shards",
+        )
+
+
+def merge(tensors: Mapping[str, Sequence[TensorInfo]]) -> dict[str, Located]:
+    """{name: (path, tensor)} over several files' tensors.
+
+    Raises IntegrityError (`duplicate_tensor`) when two files hold one name.
+    """
+    merged: dict[str, Located] = {}
+    for path, infos in tensors.items():
+        for info in infos:
+            if info.name in merged:
+                raise IntegrityError(
+                    "duplicate_tensor",
+                    f"{merged[info.name][0]} and {path} both hold a tensor {info.name!r}",
+                    "name the file that you want: tensors(path)",
+                )
+            merged[info.name] = (path, info)
+    return merged
+
+
+def check_places(path: str, weights: Mapping[str, str], merged: Mapping[str, Located]) -> None:
+    """That every tensor is in the shard where the index at `path` says it is.
+
+    Raises IntegrityError (`misplaced_tensor`).
+    """
+    for name, shard in weights.items():
+        found = merged.get(name)
+        if found is None or found[0] != shard:
+            where = "nowhere" if found is None else f"in {found[0]}"
+            raise IntegrityError(
+                "misplaced_tensor",
+                f"{path}: it says that {name!r} is in {shard}; it is {where}",
+                "push the folder again with an index that fits its shards",
+            )
+
+
+def _shard(path: str, shard: object) -> str:
+    if not isinstance(shard, str) or not shard.endswith(".safetensors"):
+        raise _lie(path, "weight_map holds something that isn't a .safetensors name")
+    if shard.startswith("/") or "\\" in shard or posixpath.normpath(shard) != shard:
+        raise _lie(path, f"a shard's name isn't a plain relative path: {shard[:80]!r}")
+    if shard.split("/", 1)[0] == "..":
+        raise _lie(path, f"a shard lies outside the index's folder: {shard[:80]!r}")
+    return shard
+
+
+def _lie(path: str, what: str) -> IntegrityError:
+    return IntegrityError(
+        "bad_index",
+        f"{path}: not a sound safetensors index: {what}",
+        "write the index anew and push the folder as a new version",
+    )
