@@ -42,7 +42,9 @@ class Keeper:
         on_end: Callable[[str], None],
         clock: Clock,
         jitter: Callable[[int], int] = secrets.randbelow,
+        closing: threading.Event | None = None,
     ) -> None:
+        """`jitter(bound)` gives 0 to bound - 1; waiting is done on `closing`. Both are for tests."""
         self._state = state
         self._subject = subject
         self._renew = renew
@@ -51,7 +53,7 @@ class Keeper:
         self._clock = clock
         self._jitter = jitter
         self._lock = threading.Lock()
-        self._closing = threading.Event()
+        self._closing = closing or threading.Event()
         self._thread = threading.Thread(target=self._run, name="modelvault-lease", daemon=True)
 
     def start(self) -> None:

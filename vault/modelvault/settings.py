@@ -1,0 +1,133 @@
+"""What this process was told: by its environment and by one optional file.
+
+The file is TOML (`$XDG_CONFIG_HOME/modelvault/config.toml`, or MODELVAULT_CONFIG): values at the
+top hold for all, `[profiles.NAME]` for the profile of that name; the environment wins over both.
+Names that nobody reads are refused: a mistyped setting must not pass for one that is in force.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from modelvault.errors import InvalidRequest, NotFound
+
+MAX_FILE = 1 << 20
+MAX_THREADS = 64
+
+
+class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the file may say, for all or for one profile."""
+
+    home: str | None = None
+    token_file: str | None = None
+    passphrase_file: str | None = None
+    threads: int | None = None
+
+
+class _File(FileSettings, frozen=True, forbid_unknown_fields=True):
+    profiles: dict[str, FileSettings] = {}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings in force. The repr shows neither token nor passphrase."""
+
+    home: Path
+    config_home: Path
+    token: str | None = None
+    token_file: Path | None = None
+    passphrase: str | None = None
+    passphrase_file: Path | None = None
+    threads: int = 1
+
+    def __repr__(self) -> str:
+        return f"<Settings home={str(self.home)!r}>"
+
+
+def read(
+    env: Mapping[str, str],
+    *,
+    home: Path | None = None,
+    profile: str | None = None,
+    token: str | None = None,
+    cpus: int | None = None,
+) -> Settings:
+    """Settings out of `env` and the file; `home`, `profile` and `token`, where given, win.
+
+    `threads` is at most 64, and the machine's `cpus` where nobody says. Raises InvalidRequest
+    (`bad_settings`) naming what is wrong, NotFound (`no_profile`).
+    """
+    base = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME") or "~") / ".config")
+    config_home = base.expanduser() / "modelvault"
+    told = _told(env, config_home, profile or env.get("MODELVAULT_PROFILE"))
+    chosen = home or _path(env.get("MODELVAULT_HOME") or told.home)
+    return Settings(
+        home=(chosen or Path(env.get("HOME") or "~") / ".modelvault").expanduser().absolute(),
+        config_home=config_home.absolute(),
+        token=token if token is not None else env.get("MODELVAULT_TOKEN"),
+        token_file=_path(env.get("MODELVAULT_TOKEN_FILE") or told.token_file),
+        passphrase=env.get("MODELVAULT_PASSPHRASE"),
+        passphrase_file=_path(env.get("MODELVAULT_PASSPHRASE_FILE") or told.passphrase_file),
+        threads=_threads(env.get("MODELVAULT_THREADS"), told.threads, cpus),
+    )
+
+
+def _told(env: Mapping[str, str], config_home: Path, profile: str | None) -> FileSettings:
+    named = env.get("MODELVAULT_CONFIG")
+    path = Path(named).expanduser() if named else config_home / "config.toml"
+    file = _read_file(path, must_exist=named is not None)
+    if profile is None:
+        return file
+    chosen = file.profiles.get(profile)
+    if chosen is None:
+        raise NotFound(
+            "no_profile",
+            f"there is no profile {profile!r} in {path}",
+            f"known profiles: {', '.join(sorted(file.profiles)) or 'none'}",
+        )
+    wins = {name: value for name, value in msgspec.structs.asdict(chosen).items() if value}
+    return msgspec.structs.replace(file, **wins)
+
+
+def _read_file(path: Path, *, must_exist: bool) -> _File:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        if must_exist:
+            raise _bad(path, "it doesn't exist") from None
+        return _File()
+    except OSError as error:
+        raise _bad(path, os.strerror(error.errno or 0)) from None
+    if len(data) > MAX_FILE:
+        raise _bad(path, f"more than {MAX_FILE} bytes")
+    try:
+        return msgspec.convert(tomllib.loads(data.decode("utf-8")), _File, strict=True)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise _bad(path, str(error)) from None
+
+
+def _threads(text: str | None, told: int | None, cpus: int | None) -> int:
+    if text is not None and not text.isdecimal():
+        raise InvalidRequest(
+            "bad_settings", f"MODELVAULT_THREADS isn't a whole number: {text[:20]!r}", "set 1 to 64"
+        )
+    wanted = int(text) if text is not None else told
+    if wanted is None:
+        return min(cpus or 1, MAX_THREADS)
+    if not 1 <= wanted <= MAX_THREADS:
+        raise InvalidRequest("bad_settings", f"threads: {wanted}", f"set 1 to {MAX_THREADS}")
+    return wanted
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).expanduser() if text else None
+
+
+def _bad(path: Path, why: str) -> InvalidRequest:
+    return InvalidRequest(
+        "bad_settings", f"the settings file {path} can't be used: {why}", "mend or remove it"
+    )
