@@ -1,1 +1,1 @@
-"""The policies that modelvault ships."""
+"""The policies that modelvault ships: Rego, data, schemas and decision tables, as package data."""

@@ -1,0 +1,38 @@
+# What for: each purpose has its actions, its classifications and its conditions.
+package modelvault.authz
+
+denies contains "purpose_required" if {
+	_gives_keys(input.action.name)
+	input.context.purpose == null
+}
+
+denies contains "unknown_purpose" if {
+	is_string(input.context.purpose)
+	not data.modelvault.purposes[input.context.purpose]
+}
+
+denies contains "purpose_not_for_action" if {
+	_gives_keys(input.action.name)
+	purpose := _purpose
+	not input.action.name in purpose.actions
+}
+
+denies contains "purpose_not_for_classification" if {
+	_gives_keys(input.action.name)
+	purpose := _purpose
+	not _listed(input.resource.classification, purpose.classifications)
+}
+
+denies contains "owner_only" if {
+	_gives_keys(input.action.name)
+	_purpose.owner_only == true
+	not _owns(input.subject, input.resource.owner)
+}
+
+denies contains "ticket_required" if {
+	_gives_keys(input.action.name)
+	_listed(input.resource.classification, _purpose.ticket_for)
+	input.context.ticket == null
+}
+
+_purpose := data.modelvault.purposes[input.context.purpose]

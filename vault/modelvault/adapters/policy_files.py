@@ -1,0 +1,112 @@
+"""Policies in a folder: an admin's working copy, and what was published from it.
+
+policy/data.json, policy/site/*.rego          the working copy: changes nothing by itself
+policy/published/<64 hex digits>/bundle.json  each published bundle, whole and never changed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from modelvault import canonical
+from modelvault.errors import InvalidRequest, NotFound, Unavailable
+from modelvault.policy import bundle as bundles
+from modelvault.policy.bundle import Bundle
+from modelvault_policies import files
+
+
+class PolicyFolder:
+    """The `policy/` folder of a home. Errors: InvalidRequest, NotFound, Unavailable."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def start(self) -> None:
+        """Make the working copy from the shipped data, unless there is one."""
+        with _reported(self.root):
+            (self.root / "site").mkdir(parents=True, exist_ok=True, mode=0o700)
+            with contextlib.suppress(FileExistsError), (self.root / "data.json").open("x") as file:
+                file.write(files.data_text())
+
+    def working(self) -> Bundle:
+        """The shipped modules with this folder's data and site rules.
+
+        Raises InvalidRequest (`bad_policy`) for data.json that isn't strict JSON.
+        """
+        with _reported(self.root):
+            text = (self.root / "data.json").read_bytes()
+            site = {
+                path.relative_to(self.root / "site").as_posix(): path.read_text("utf-8")
+                for path in sorted((self.root / "site").rglob("*.rego"))
+                if not path.name.endswith("_test.rego")
+            }
+        return bundles.combine(files.modules(), bundles.parse_data(text), site)
+
+    def publish(self, bundle: Bundle) -> str:
+        """Keep `bundle` under its revision, which is returned. Idempotent; decides nothing yet."""
+        revision = bundle.revision
+        place = self._place(revision)
+        with _reported(self.root):
+            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            part = place.with_name(f".{secrets.token_hex(8)}")
+            try:
+                descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(canonical.encode(bundle))
+                    file.flush()
+                    os.fsync(file.fileno())
+                part.replace(place)
+            finally:
+                part.unlink(missing_ok=True)
+        return revision
+
+    def published(self, revision: str) -> Bundle:
+        """The bundle of that revision, verified.
+
+        Raises Unavailable (`policy_unavailable`) when it isn't here, or isn't what it was.
+        """
+        try:
+            content = self._place(revision).read_bytes()
+            bundle = canonical.decode(
+                content, Bundle, limit=bundles.MAX_BYTES, what="policy", error=InvalidRequest
+            )
+        except (OSError, InvalidRequest):
+            raise Unavailable(
+                "policy_unavailable",
+                f"the policies in force ({revision[:19]}…) can't be read",
+                f"publish again with `modelvault policy publish`, or restore {self.root}",
+            ) from None
+        return bundle.at(revision)
+
+    def revisions(self) -> tuple[str, ...]:
+        """Revisions kept here, the one published last first."""
+        with _reported(self.root):
+            found = sorted(
+                (self.root / "published").glob("*/bundle.json"),
+                key=lambda path: path.stat().st_mtime_ns,
+                reverse=True,
+            )
+        return tuple(f"sha256:{path.parent.name}" for path in found)
+
+    def _place(self, revision: str) -> Path:
+        name = revision.removeprefix("sha256:")
+        if len(name) != 64 or set(name) - set("0123456789abcdef"):
+            raise NotFound("no_policy_revision", "that isn't a policy revision")
+        return self.root / "published" / name / "bundle.json"
+
+
+@contextlib.contextmanager
+def _reported(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as failure:
+        why = failure.strerror if isinstance(failure, OSError) else "not UTF-8 text"
+        raise InvalidRequest(
+            "bad_policy_folder",
+            f"policy folder {root}: {why}",
+            "see `modelvault doctor`; `modelvault policy init` makes a new working copy",
+        ) from None
