@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 if TYPE_CHECKING:
     from modelvault.client.session import Session
 
-F = TypeVar("F", bound=Callable[..., Any])
 WIDTH = 100
 
 
@@ -49,23 +48,33 @@ def _keep(context: click.Context, parameter: click.Parameter, value: object) -> 
         setattr(context.ensure_object(Globals), parameter.name or "", value)
 
 
-def global_options(command: F, *, hidden: bool = False) -> F:
-    """Add the options that every command takes; hidden ones work, the help is silent on them."""
-    options = (
-        click.option("--home", type=click.Path(path_type=Path), metavar="DIR",
-                     help="The vault's folder. [env: MODELVAULT_HOME; default: ~/.modelvault]"),
-        click.option("--broker", metavar="URL", help="A broker to talk to instead of a folder."),
-        click.option("--profile", metavar="NAME", help="A named set of settings."),
-        click.option("--json", is_flag=True, help="Print one JSON document, also for errors."),
-        click.option("--verbose", "-v", is_flag=True, help="Say more on stderr."),
-    )  # fmt: skip
-    for add in reversed(options):
-        command = add(command)
-    for parameter in getattr(command, "__click_params__", []):
-        if parameter.name in {"home", "broker", "profile", "json", "verbose"}:
-            parameter.expose_value, parameter.is_eager = False, True
-            parameter.callback, parameter.hidden = _keep, hidden
-    return command
+def _global_parameters(*, hidden: bool) -> list[click.Parameter]:
+    settings: dict[str, Any] = {
+        "expose_value": False, "is_eager": True, "callback": _keep, "hidden": hidden,
+    }  # fmt: skip
+    folder = click.Path(path_type=Path)
+    return [
+        click.Option(
+            ["--home"], type=folder, metavar="DIR", **settings,
+            help="The vault's folder. [env: MODELVAULT_HOME; default: ~/.modelvault]",
+        ),
+        click.Option(
+            ["--broker"], metavar="URL", **settings,
+            help="A broker to talk to instead of a folder.",
+        ),
+        click.Option(
+            ["--profile"], metavar="NAME", **settings, help="A named set of settings."
+        ),
+        click.Option(
+            ["--json"], is_flag=True, **settings, help="Print one JSON document, also for errors."
+        ),
+        click.Option(["--verbose", "-v"], is_flag=True, **settings, help="Say more on stderr."),
+    ]  # fmt: skip
+
+
+def take_globals(command: click.Command, *, hidden: bool) -> None:
+    """Let a command take the global options too; hidden ones work, its help is silent on them."""
+    command.params += _global_parameters(hidden=hidden)
 
 
 class Command(click.Command):
@@ -92,11 +101,23 @@ def command(name: str, *examples: str) -> Callable[[Callable[..., object]], Comm
     """
 
     def decorate(function: Callable[..., object]) -> Command:
-        made: Command = click.command(name, cls=Command)(global_options(function, hidden=True))
+        made: Command = click.command(name, cls=Command)(function)
+        take_globals(made, hidden=True)
         made.examples = examples
         return made
 
     return decorate
+
+
+def group(name: str, summary: str) -> click.Group:
+    """A group of commands, the global options included."""
+
+    def nothing() -> None:
+        """Its subcommands do the work."""
+
+    made = click.Group(name, help=summary, callback=nothing, no_args_is_help=True)
+    take_globals(made, hidden=True)
+    return made
 
 
 class Entry(NamedTuple):

@@ -8,7 +8,7 @@ import sys
 import click
 
 from modelvault.errors import InvalidRequest, ModelVaultError
-from modelvault_cli.frame import WIDTH, Entry, Globals, LazyGroup, global_options
+from modelvault_cli.frame import WIDTH, Entry, Globals, LazyGroup, take_globals
 
 EXIT_CODES = {
     "invalid_request": 2,
@@ -66,7 +66,6 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
     help="Print the version.",
 )  # fmt: skip
-@global_options
 def cli() -> None:
     r"""An encrypted vault for AI models: weights come out only in the memory of an allowed job.
 
@@ -77,6 +76,7 @@ def cli() -> None:
 
 
 cli.entries = COMMANDS
+take_globals(cli, hidden=False)
 
 
 def run(argv: list[str] | None = None) -> int:

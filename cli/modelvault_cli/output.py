@@ -17,7 +17,7 @@ from modelvault.errors import InvalidRequest, ModelVaultError
 from modelvault_cli.frame import Globals
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-Advance = Callable[[int], None]
+Progress = Callable[[int, int], None]
 
 
 def size(count: int) -> str:
@@ -96,31 +96,24 @@ def confirm(question: str, *, yes: bool) -> bool:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Advance]:
-    """Yield a function that takes the bytes done since its last call; threads may share it."""
+def progress(what: str) -> Iterator[Progress | None]:
+    """Yield a function that takes (bytes done, bytes in all); None where nobody looks."""
     if not sys.stderr.isatty():
-        yield lambda _done: None
+        yield None
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
 
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+    with rich.Progress(
+        rich.TextColumn("{task.description}", markup=False),
+        rich.BarColumn(),
+        rich.DownloadColumn(binary_units=True),
+        rich.TransferSpeedColumn(),
+        rich.TimeRemainingColumn(),
         console=Console(stderr=True),
     ) as bar:
-        task = bar.add_task(printable(what), total=total)
-        yield lambda done: bar.advance(task, done)
+        task = bar.add_task(printable(what), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _plain(details: Mapping[str, object]) -> dict[str, object]:

@@ -1,0 +1,62 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from modelvault.errors import ModelVaultError
+from modelvault_cli.frame import Globals
+
+_DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration(text: str) -> int:
+    """Seconds of a time span: `90`, `90s`, `15m`, `2h` or `7d`."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no time span: write 90s, 15m, 2h or 7d")
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def pair(text: str) -> tuple[str, str]:
+    """(name, value) of `name=value`."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"{text!r} is not name=value")
+    return name, value
+
+
+def complete_reference(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Names and tags of the models that the caller may list, for the shell."""
+    tenant, slash, start = incomplete.rpartition("/")
+    try:
+        with context.ensure_object(Globals).session() as session:
+            found = session.list(tenant=tenant or "default", limit=1000)
+    except ModelVaultError:  # there is nothing to offer; the command itself will say why
+        return []
+    names = [
+        name
+        for model in found
+        for name in (model.model, *(f"{model.model}:{tag.tag}" for tag in model.tags))
+    ]
+    return [tenant + slash + name for name in names if name.startswith(start)]
+
+
+reference = click.argument("reference", metavar="REFERENCE", shell_complete=complete_reference)
+model = click.option(
+    "--model", metavar="REFERENCE", shell_complete=complete_reference, help="Of this model only."
+)
+dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+yes = click.option("--yes", is_flag=True, help="Don't ask; needed where there is no terminal.")
+purpose = click.option(
+    "--purpose", "-p", required=True, metavar="NAME", help="What for: inference, evaluation, …"
+)
+files = click.option(
+    "--file", "files", multiple=True, metavar="PATH", help="Only this file; may be repeated."
+)
+ticket = click.option("--ticket", metavar="TEXT", help="A ticket that the policy may ask for.")

@@ -1,0 +1,96 @@
+"""`load`: what a job does, as a check that it could."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelvault_cli.commands import arguments
+from modelvault_cli.frame import Globals, command, pass_globals
+
+if TYPE_CHECKING:
+    from modelvault.loader.model import Model
+    from modelvault_cli.documents import FileSize, Load, Tensor
+
+
+@command(
+    "load",
+    "modelvault load minilm:prod --purpose inference",
+    "modelvault load minilm@3 -p evaluation --file model.safetensors --json",
+)
+@arguments.reference
+@arguments.purpose
+@arguments.files
+@arguments.ticket
+@pass_globals
+def load(
+    options: Globals, reference: str, purpose: str, files: tuple[str, ...], ticket: str | None
+) -> None:
+    """Take a lease, decrypt the model in memory, show what it holds, and wipe it.
+
+    Nothing is written anywhere. This is the check that a job with this identity and purpose could
+    load the model here.
+    """
+    from modelvault.clock import boot_ms
+    from modelvault_cli.documents import Load
+    from modelvault_cli.output import emit
+
+    start = boot_ms()
+    with (
+        options.session() as session,
+        session.load(reference, purpose=purpose, files=files or None, ticket=ticket) as model,
+    ):
+        sizes = _decrypt(model)
+        document = Load(
+            model=model.name.rpartition("@")[0],
+            version=model.manifest.version,
+            purpose=purpose,
+            files=sizes,
+            tensors=_tensors(model),
+            size=model.size,
+            obligations=model.obligations,
+            elapsed_ms=boot_ms() - start,
+        )
+    emit(options, document, _lines(document))
+
+
+def _decrypt(model: Model) -> tuple[FileSize, ...]:
+    """Bring all files into memory; no view outlives this, so that the model can be wiped."""
+    from modelvault_cli.documents import FileSize
+
+    sizes = []
+    for path in model.files:
+        with model.read_bytes(path) as view:
+            sizes.append(FileSize(path, view.nbytes))
+    return tuple(sizes)
+
+
+def _tensors(model: Model) -> tuple[Tensor, ...]:
+    from modelvault_cli.documents import Tensor
+
+    if not any(path.endswith(".safetensors") for path in model.files):
+        return ()
+    infos = sorted(model.tensor_infos().values(), key=lambda info: info.name)
+    return tuple(Tensor(info.name, info.dtype, tuple(info.shape), info.size) for info in infos)
+
+
+def _lines(document: Load) -> list[str]:
+    from modelvault_cli.output import fields, seconds, size, table
+
+    tensors = table(
+        ("TENSOR", "DTYPE", "SHAPE", "SIZE"),
+        (
+            (one.name, one.dtype, " x ".join(map(str, one.shape)), size(one.bytes))
+            for one in document.tensors
+        ),
+    )
+    files = table(("FILE", "SIZE"), ((one.path, size(one.size)) for one in document.files))
+    told = fields(
+        {
+            "loaded": f"{document.model}@{document.version} for {document.purpose}",
+            "size": f"{size(document.size)} in {len(document.files)} files, "
+            f"{len(document.tensors)} tensors",
+            "time": f"{seconds(document.elapsed_ms)}, lease and verification included",
+            "memory": "wiped",
+        }
+    )
+    return [*tensors, *([""] if tensors else []), *files, "", *told]

@@ -1,0 +1,146 @@
+"""`create`, `classify`, `tag` and `delete`: an admin's or owner's hand on a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from modelvault.errors import InvalidRequest
+from modelvault_cli.commands import arguments, plan
+from modelvault_cli.frame import Globals, command, pass_globals
+
+if TYPE_CHECKING:
+    from modelvault.lease import ModelSummary
+
+_owner = click.option("--owner", metavar="ID", help="Whom to ask: a principal or a group.")
+
+
+@command(
+    "create",
+    "modelvault create minilm",
+    "modelvault create search/minilm --classification restricted --owner local:search-team",
+)
+@arguments.reference
+@_owner
+@click.option(
+    "--classification", "-c", default="internal", show_default=True, metavar="NAME",
+    help="How far it may go; policies decide by it.",
+)  # fmt: skip
+@arguments.dry_run
+@pass_globals
+def create(
+    options: Globals, reference: str, owner: str | None, classification: str, dry_run: bool
+) -> None:
+    """Create a model, without a version yet: its signed record, and its key in the key service."""
+    with options.session() as session:
+        if dry_run:
+            effect = f"create {reference}, {classification}"
+            plan.plan(options, session, "create", reference, effect)
+            return
+        model = session.create(reference, owner=owner, classification=classification)
+    _report(options, model, "created")
+
+
+@command(
+    "classify",
+    "modelvault classify minilm --classification restricted",
+    "modelvault classify minilm --owner local:search-team",
+)
+@arguments.reference
+@_owner
+@click.option("--classification", "-c", metavar="NAME", help="The new classification.")
+@arguments.dry_run
+@pass_globals
+def classify(
+    options: Globals,
+    reference: str,
+    owner: str | None,
+    classification: str | None,
+    dry_run: bool,
+) -> None:
+    """Change a model's classification or its owner."""
+    if owner is None and classification is None:
+        raise InvalidRequest(
+            "usage", "nothing to change", "give --classification, --owner, or both"
+        )
+    with options.session() as session:
+        if dry_run:
+            effect = f"set {classification or ''} {owner or ''}".strip()
+            plan.plan(options, session, "classify", reference, effect)
+            return
+        model = session.classify(reference, owner=owner, classification=classification)
+    _report(options, model, "classified")
+
+
+@command(
+    "tag",
+    "modelvault tag minilm@3 prod",
+    "modelvault tag minilm@2 prod   # back again",
+)
+@arguments.reference
+@click.argument("tag")
+@arguments.dry_run
+@pass_globals
+def tag(options: Globals, reference: str, tag: str, dry_run: bool) -> None:
+    """Make TAG mean the version that REFERENCE means now; also backwards."""
+    from modelvault_cli.documents import Tagged
+    from modelvault_cli.output import emit
+
+    with options.session() as session:
+        if dry_run:
+            plan.plan(options, session, "tag", reference, f"make {tag} mean {reference}")
+            return
+        verified = session.tag(reference, tag)
+    manifest, record = verified.manifest, verified.tag
+    document = Tagged(
+        model=_name(manifest.tenant, manifest.model),
+        tag=tag,
+        version=manifest.version,
+        manifest=verified.digest,
+        serial=record.serial if record else 0,
+    )
+    emit(options, document, [f"{document.model}:{tag} is now version {document.version}"])
+
+
+@command(
+    "delete",
+    "modelvault delete minilm@2",
+    "modelvault delete minilm --yes",
+)
+@arguments.reference
+@arguments.yes
+@arguments.dry_run
+@pass_globals
+def delete(options: Globals, reference: str, yes: bool, dry_run: bool) -> int:
+    """Hide a version (name@7), or a model with all its versions (name), from loads.
+
+    `modelvault gc` removes what was hidden long enough. A version that a tag means can't be hidden.
+    """
+    from modelvault_cli.documents import Deleted
+    from modelvault_cli.output import confirm, emit
+
+    with options.session() as session:
+        if dry_run:
+            plan.plan(options, session, "delete", reference, f"hide {reference}")
+            return 0
+        if not confirm(f"Hide {reference} from all loads?", yes=yes):
+            return 1
+        session.delete(reference)
+    emit(options, Deleted(target=reference), [f"{reference} is hidden"])
+    return 0
+
+
+def _report(options: Globals, model: ModelSummary, done: str) -> None:
+    from modelvault_cli.documents import Model
+    from modelvault_cli.output import emit
+
+    name = _name(model.tenant, model.model)
+    line = f"{done} {name}: {model.classification}, owner {model.owner}"
+    emit(options, Model(model=model), [line])
+
+
+def _name(tenant: str, model: str) -> str:
+    from modelvault.reference import Reference
+
+    return Reference(tenant, model).name

@@ -1,0 +1,38 @@
+"""Dry runs: what a command would do, and whether the policy would let it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelvault.errors import AccessDenied
+from modelvault_cli.frame import Globals
+
+if TYPE_CHECKING:
+    from modelvault.access import Action
+    from modelvault.client.session import Session
+
+
+def allowed(session: Session, action: Action, target: str) -> tuple[str, ...]:
+    """Why the policy would allow it. Raises AccessDenied (`would_be_denied`) where it says no."""
+    answer = session.explain(action, target)
+    if not answer.allowed:
+        raise AccessDenied(
+            "would_be_denied",
+            f"the policy doesn't let you {action} {target}: {', '.join(answer.reasons)}",
+            "ask the model's owner or an admin",
+            action=action,
+            model=target,
+            reasons=list(answer.reasons),
+            decision_id=answer.decision_id,
+        )
+    return answer.reasons
+
+
+def plan(options: Globals, session: Session, action: Action, target: str, effect: str) -> None:
+    """Print what would be done; raises as `allowed`."""
+    from modelvault_cli.documents import Plan
+    from modelvault_cli.output import emit
+
+    reasons = allowed(session, action, target)
+    document = Plan(action=action, target=target, effect=effect, reasons=reasons)
+    emit(options, document, [f"would {effect} (allowed: {', '.join(reasons)})"])

@@ -1,0 +1,224 @@
+"""The JSON documents that `--json` prints, one for each command; docs/cli.md lists their fields.
+
+Sizes are plaintext bytes, times RFC 3339 UTC or milliseconds where the name ends in `_ms`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from modelvault.access import Obligations
+from modelvault.lease import LeaseSummary, ModelSummary, VersionSummary
+from modelvault.manifest import Hints, Provenance
+from modelvault.record import Entry
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all documents."""
+
+
+class Plan(Document, frozen=True, kw_only=True):
+    """What `--dry-run` tells: nothing was changed."""
+
+    dry_run: bool = True
+    action: str
+    target: str
+    effect: str
+    reasons: tuple[str, ...] = ()
+
+
+class Init(Document, frozen=True, kw_only=True):
+    """`init`: the new vault."""
+
+    vault: str
+    home: str
+    root_key: str
+    policy_revision: str
+
+
+class Model(Document, frozen=True, kw_only=True):
+    """`create` and `classify`: the model as it now is."""
+
+    model: ModelSummary
+
+
+class Push(Document, frozen=True, kw_only=True):
+    """`push`: the version that was made (null in a dry run), and what was found."""
+
+    dry_run: bool
+    model: str
+    version: int | None
+    tag: str | None
+    manifest: str | None
+    files: int
+    size: int
+    formats: tuple[str, ...]
+    pickles: tuple[str, ...]
+    skipped: tuple[str, ...]
+    elapsed_ms: int
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """A tensor as it was seen in memory."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+class FileSize(msgspec.Struct, frozen=True):
+    """A file and its plaintext size."""
+
+    path: str
+    size: int
+
+
+class Load(Document, frozen=True, kw_only=True):
+    """`load`: what was decrypted, and wiped again."""
+
+    model: str
+    version: int
+    purpose: str
+    files: tuple[FileSize, ...]
+    tensors: tuple[Tensor, ...]
+    size: int
+    obligations: Obligations
+    elapsed_ms: int
+
+
+class Copied(Document, frozen=True, kw_only=True):
+    """`pull` and `export`: what lies in the folder now."""
+
+    model: str
+    version: int
+    folder: str
+    files: tuple[FileSize, ...]
+    size: int
+
+
+class Listing(Document, frozen=True, kw_only=True):
+    """`list`: some models by name, and the name to go on `--after` (null: that was the last)."""
+
+    models: tuple[ModelSummary, ...]
+    next: str | None
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """The version that a reference means, by its verified manifest."""
+
+    version: int
+    manifest: str
+    previous: str | None
+    created_at: str
+    created_by: str
+    digest_alg: str
+    files: tuple[FileSize, ...]
+    size: int
+    hints: Hints
+    labels: dict[str, str]
+    provenance: Provenance
+    tensors: int | None
+
+
+class Show(Document, frozen=True, kw_only=True):
+    """`show`: a model, its versions, and the one that was asked for."""
+
+    model: ModelSummary
+    versions: tuple[VersionSummary, ...]
+    selected: Shown | None
+
+
+class Tagged(Document, frozen=True, kw_only=True):
+    """`tag`: where the tag points now."""
+
+    model: str
+    tag: str
+    version: int
+    manifest: str
+    serial: int
+
+
+class Deleted(Document, frozen=True, kw_only=True):
+    """`delete`: what is hidden now."""
+
+    target: str
+
+
+class RotatedModel(Document, frozen=True, kw_only=True):
+    """`rotate`: the key version in force and how many wrapped keys were rewrapped."""
+
+    model: str
+    kek_version: int
+    rewrapped: int
+
+
+class Revoked(Document, frozen=True, kw_only=True):
+    """`revoke` and `lease revoke`: how many running leases that ended."""
+
+    kind: str
+    target: str
+    ended: int
+
+
+class Leases(Document, frozen=True, kw_only=True):
+    """`lease list`: leases, newest first."""
+
+    leases: tuple[LeaseSummary, ...]
+
+
+class LeaseShown(Document, frozen=True, kw_only=True):
+    """`lease show`."""
+
+    lease: LeaseSummary
+
+
+class Token(Document, frozen=True, kw_only=True):
+    """`token mint`."""
+
+    token: str
+    lifetime_s: int
+
+
+class Who(Document, frozen=True, kw_only=True):
+    """`whoami`: the caller as the vault sees it."""
+
+    id: str
+    issuer: str
+    groups: tuple[str, ...]
+    bound_by: str
+    issued_at: str
+    expires_at: str
+
+
+class Collected(Document, frozen=True, kw_only=True):
+    """`gc`: what was removed, or would be."""
+
+    dry_run: bool
+    uploads: int
+    versions: int
+    objects: int
+    bytes: int
+
+
+class Audit(Document, frozen=True, kw_only=True):
+    """`audit`: some entries, oldest first, and the seq to go on `--after` (null: the last)."""
+
+    entries: tuple[Entry, ...]
+    next: int | None
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One check of `doctor`: `status` is `ok`, `warning` or `problem`; `mend` says what to do."""
+
+    check: str
+    status: str
+    found: str
+    mend: str = ""
+
+
+class Checkup(Document, frozen=True, kw_only=True):
+    """`doctor`: all findings; `healthy` is false when one of them is a problem."""
+
+    healthy: bool
+    findings: tuple[Finding, ...]
