@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -81,7 +82,7 @@ class Resident:
 
     def fill(self, out: memoryview) -> None:
         """Write the whole file into `out`, keeping nothing but what is in memory already."""
-        for begin, end in _strides(0, self.size):
+        for begin, end in self._strides(0, self.size):
             with self._lock, out[begin:end] as part:
                 self._gate.check()
                 if next(self._gaps(begin, end), None) is None:
@@ -142,7 +143,7 @@ class Resident:
             needed = sum(last - first for first, last in self._gaps(begin, end))
             if needed:
                 self._fits(needed)
-        for first, last in _strides(begin, end):
+        for first, last in self._strides(begin, end):
             with self._lock:
                 self._gate.check()
                 for gap in self._gaps(first, last):
@@ -152,33 +153,33 @@ class Resident:
         region = self._mapped()
         filled = False
         try:
-            # Released at once, so that no traceback keeps the memory alive.
             with region.writable(begin, end) as buffer:
                 self._read(begin, buffer)
             filled = True
         finally:
             if not filled:
                 region.wipe(begin, end)
-        first = begin // self._payload
-        count = -(-(end - begin) // self._payload)
-        self._present[first : first + count] = b"\1" * count
+        first, last = begin // self._payload, self._segments(end)
+        self._present[first:last] = b"\1" * (last - first)
 
     def _read(self, offset: int, buffer: memoryview) -> None:
         if self._reader is None:
             self._reader = self._open_reader(self.entry)
-        refusal = None
         try:
             self._reader.read_into(offset, buffer)
         except ModelVaultError as error:
-            refusal = self.named(error)
-        # Raised outside the handler: the first error's frames would keep views of the memory.
-        if refusal is not None:
-            raise refusal
+            _clear_frames(error)
+            raise self.named(error) from None
+        except BaseException as error:
+            _clear_frames(error)
+            raise
 
     def _gaps(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
         """What must be decrypted for these bytes: ranges of whole segments, in order."""
+        if begin == end and self.size:
+            return
         position = begin // self._payload
-        last = -(-end // self._payload) if end > begin else position
+        last = self._segments(end)
         while (position := self._present.find(0, position, last)) >= 0:
             stop = self._present.find(1, position, last)
             stop = last if stop < 0 else stop
@@ -186,7 +187,20 @@ class Resident:
             position = stop
 
     def _nothing(self) -> bytearray:
-        return bytearray(-(-self.size // self._payload))
+        return bytearray(self._segments(self.size))
+
+    def _segments(self, size: int) -> int:
+        # An empty file has a segment too, which must be checked like any other.
+        return max(1, -(-size // self._payload))
+
+    def _strides(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        """At least one range, whose inner borders are segments' borders."""
+        stride = max(1, STRIDE // self._payload) * self._payload
+        stop = begin - begin % self._payload + stride
+        while stop < end:
+            yield begin, stop
+            begin, stop = stop, stop + stride
+        yield begin, end
 
     def _mapped(self) -> Region:
         if self._region is None:
@@ -194,7 +208,10 @@ class Resident:
         return self._region
 
 
-def _strides(begin: int, end: int) -> Iterator[tuple[int, int]]:
-    while begin < end:
-        yield begin, min(begin + STRIDE, end)
-        begin += STRIDE
+def _clear_frames(error: BaseException | None) -> None:
+    """Empty the frames that `error` came through: they hold views of the memory, and while an
+    error is kept (or is in a cycle that waits for the collector) no close could wipe it.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
