@@ -1,0 +1,84 @@
+# What a newcomer needs: `make demo`, then `make test`. Everything lies in .venv; nothing but
+# Python 3.11 or later and make is expected of the machine.
+
+CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+# The first interpreter here that is new enough; name another one with PYTHON=...
+PYTHON ?= $(shell for p in $(CANDIDATES); do \
+	"$$p" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$p"; break; }; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+WORKERS ?= 2
+FUZZ_SECONDS ?= 60
+
+.DEFAULT_GOAL := help
+.PHONY: help demo install test lint bench docs docs-write fuzz clean
+
+help:
+	@echo "make demo    see the whole of it on a real model (installs what it needs into .venv)"
+	@echo "make test    all tests, with branch coverage"
+	@echo "make lint    ruff, mypy, import layers"
+	@echo "make bench   the numbers of README.md, one JSON line each"
+	@echo "make docs    check the documents: help texts, links, names of tests"
+	@echo "make fuzz    the fuzz targets, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
+	@echo "make clean   remove .venv and everything that was built"
+
+demo: $(VENV)/.demo $(VENV)/.project
+	@$(BIN)/modelvault demo
+
+install: $(VENV)/.dev $(VENV)/.project
+
+test: install
+	@$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term --cov-fail-under=95 $(PYTEST)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	@$(BIN)/python tests/bench/run.py
+
+docs: install
+	$(BIN)/python -m pytest -q tests/docs
+
+docs-write: install
+	$(BIN)/python tests/support/cli_reference.py
+
+fuzz: install
+	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+
+clean:
+	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
+		.hypothesis .import_linter_cache
+	find . -name __pycache__ -o -name '*.egg-info' | xargs rm -rf
+
+$(VENV)/.made:
+	@test -n '$(PYTHON)' || { echo "modelvault needs Python 3.11 or later, and none was found:" \
+		"install one, or name it: make PYTHON=/path/to/python3.12 demo" >&2; exit 1; }
+	@"$(PYTHON)" -c '$(NEW_ENOUGH)' || { echo "modelvault needs Python 3.11 or later;" \
+		"$(PYTHON) is `"$(PYTHON)" -V 2>&1`. Name a newer one: make PYTHON=/path/to/python3.12 demo" \
+		>&2; exit 1; }
+	@echo "making $(VENV) with `"$(PYTHON)" -V`"
+	@"$(PYTHON)" -m venv $(VENV) || { echo "$(PYTHON) can't make a virtual environment;" \
+		"on Debian and Ubuntu install the package python3-venv" >&2; exit 1; }
+	@touch $@
+
+# Versions and hashes are in the lock files; where packages come from is pip's own setting.
+$(VENV)/.demo: requirements/demo.lock | $(VENV)/.made
+	@echo "installing requirements/demo.lock"
+	@$(PIP) install --quiet --require-hashes --no-deps -r requirements/demo.lock
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock | $(VENV)/.made
+	@echo "installing requirements/dev.lock"
+	@$(PIP) install --quiet --require-hashes --no-deps -r requirements/dev.lock
+	@touch $@ $(VENV)/.demo
+
+# An editable install: it changes when pyproject.toml does, not with the code.
+$(VENV)/.project: pyproject.toml | $(VENV)/.demo
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
