@@ -12,6 +12,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import secrets
 import socket
 import struct
@@ -23,16 +24,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modelvault import clock as clocks
+import msgspec
+
 from modelvault.access import Evaluation
-from modelvault.errors import ModelVaultError, Unavailable
+from modelvault.clock import Clock, boot_ms
+from modelvault.errors import Unavailable
 from modelvault.policy.bundle import Bundle
+from modelvault.policy.rego import Facts, Finding, inspect
 
 RULE = "data.modelvault.authz.decision"
 MAX_ANSWER_BYTES = 1 << 20
 START_S = 15.0
 
 _WORKER = Path(__file__).with_name("policy_regorus_worker.py")
+_FACTS = msgspec.json.Decoder(tuple[Facts, ...])
+_REFUSED = msgspec.json.Decoder(tuple[tuple[str, int, str], ...])
 
 
 class RegorusEngine:
@@ -51,20 +57,10 @@ class RegorusEngine:
         revision: str,
         deadline_s: float = 1.0,
         memory_bytes: int = 512 << 20,
-        clock: clocks.Clock = clocks.boot_ms,
+        clock: Clock = boot_ms,
     ) -> None:
-        self._setup = json.dumps(
-            {
-                "modules": dict(modules),
-                "data": json.dumps(dict(data)),
-                "rule": RULE,
-                "packages": _regorus_folder(),
-                "memory_bytes": memory_bytes,
-                "answer_bytes": MAX_ANSWER_BYTES,
-                "cpu_s": int(deadline_s) + 5,
-            }
-        ).encode()
         self.revision = revision
+        self._start = _Start(dict(modules), dict(data), memory_bytes, int(deadline_s) + 5)
         self._deadline_s = deadline_s
         self._clock = clock
         self._turn = threading.Lock()
@@ -103,7 +99,10 @@ class RegorusEngine:
             if self._child is None or not self._child.alive():
                 self._end()
                 self._child = _Child(self._clock)
-                _expect_ready(self._child.ask(self._setup, START_S))
+                findings = self._start.send(self._child)
+                if findings:
+                    first = findings[0]
+                    raise _unavailable(f"{first.file}:{first.line}: {first.text}")
             return self._child.ask(question, self._deadline_s)
         except TimeoutError:
             self._end()
@@ -128,10 +127,65 @@ class RegorusEngine:
             child.forget()
 
 
+def check(bundle: Bundle, sample: dict[str, Any], clock: Clock = boot_ms) -> list[Finding]:
+    """What is wrong with a bundle's Rego: it doesn't parse, it must not be used, or it fails on
+    `sample`, a well-formed input. Empty when nothing is.
+
+    Raises Unavailable (`policy_unavailable`) when the engine can't be run at all.
+    """
+    start = _Start(bundle.modules, bundle.document, 512 << 20, 10)
+    try:
+        child = _Child(clock)
+        try:
+            findings = start.send(child)
+            answer = b"" if findings else child.ask(json.dumps(sample).encode(), 5.0)
+        finally:
+            child.end()
+    except OSError:
+        return [Finding("", 0, "evaluation_failed", "it takes too long, or kills the engine")]
+    if findings or answer[:1] == b"V":
+        return findings
+    why = answer[1:].decode(errors="replace")
+    place = re.search(r"at ([^:]+):(\d+)$", why)
+    file, line = (place[1], int(place[2])) if place else ("", 0)
+    return [Finding(file, line, "evaluation_failed", "the engine can't evaluate this")]
+
+
+class _Start:
+    """What a child is started with; the same each time."""
+
+    def __init__(
+        self, modules: dict[str, str], document: dict[str, Any], memory_bytes: int, cpu_s: int
+    ) -> None:
+        self._document = document
+        self._frame = json.dumps(
+            {
+                "modules": modules,
+                "data": json.dumps(document),
+                "rule": RULE,
+                "packages": _regorus_folder(),
+                "memory_bytes": memory_bytes,
+                "answer_bytes": MAX_ANSWER_BYTES,
+                "cpu_s": cpu_s,
+            }
+        ).encode()
+
+    def send(self, child: _Child) -> list[Finding]:
+        """Make the child ready; what is wrong with the modules, if they can't be used."""
+        answer = child.ask(self._frame, START_S)
+        try:
+            if answer[:1] == b"R":
+                return inspect(_FACTS.decode(answer[1:]), self._document)
+            refused = _REFUSED.decode(answer[1:])
+        except msgspec.DecodeError:
+            raise ConnectionAbortedError from None
+        return [Finding(file, line, "bad_rego", text) for file, line, text in refused]
+
+
 class _Child:
     """One worker process and the socket to it."""
 
-    def __init__(self, clock: clocks.Clock) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._socket, theirs = socket.socketpair()
         with theirs:
@@ -187,11 +241,6 @@ class _Child:
         self._process.returncode = 0  # not our child: nothing to wait for
 
 
-def _expect_ready(answer: bytes) -> None:
-    if answer != b"R":
-        raise _unavailable(f"the policies don't load: {answer[1:].decode(errors='replace')}")
-
-
 def _value(answer: bytes) -> dict[str, Any]:
     if answer[:1] != b"V":
         raise _unavailable(answer[1:].decode(errors="replace"))
@@ -210,7 +259,7 @@ def _regorus_folder() -> str:
     return str(Path(spec.origin).parent.parent)
 
 
-def _unavailable(why: str) -> ModelVaultError:
+def _unavailable(why: str) -> Unavailable:
     return Unavailable(
         "policy_unavailable",
         f"no policy decision: {why}",

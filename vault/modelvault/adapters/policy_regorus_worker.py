@@ -1,8 +1,9 @@
 """The child process of the in-process engine: run by its path, never imported by modelvault.
 
-Standard input is a socket to the parent. Frames are a 4-byte big-endian length and that many
-bytes. The first frame sets it up, each further one is an input document; each answer is one frame
-whose first byte says what it is: `R` ready, `V` the rule's value as JSON, `E` a failure and where.
+Standard input is a socket to the parent. A frame is a 4-byte big-endian length and that many
+bytes. The first frame sets it up, each further one is an input document. Each answer is one frame
+whose first byte says what it is: `R` ready, with the parser's facts about the modules as JSON; `F`
+not ready, with what the parser refused; `V` the rule's value as JSON; `E` a failure and its place.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ import struct
 import sys
 from typing import Any
 
-FORBIDDEN = frozenset({"http.send", "opa.runtime", "rand.intn", "time.now_ns", "uuid.rfc4122"})
-
 
 def main() -> None:
     """Serve until the parent hangs up."""
@@ -28,73 +27,95 @@ def main() -> None:
     import regorus
 
     _confine()
-    try:
-        engine = load(regorus.Engine(), setup["modules"], setup["data"])
-    except (RuntimeError, ValueError) as failure:
-        _send(parent, b"E" + _place(failure))
+    engine = regorus.Engine()
+    if refused := load(engine, setup["modules"], setup["data"]):
+        _send(parent, b"F" + json.dumps(refused).encode())
         return
-    _send(parent, b"R")
+    _send(parent, b"R" + json.dumps(facts(json.loads(engine.get_ast_as_json()))).encode())
     while question := _receive(parent):
         _allow_cpu(setup["cpu_s"])
         try:
             engine.set_input_json(question.decode())
             answer = b"V" + engine.eval_rule_as_json(setup["rule"]).encode()
-        except (RuntimeError, ValueError) as failure:
+        except RuntimeError as failure:
             answer = b"E" + _place(failure)
-        _send(
-            parent, answer if len(answer) <= setup["answer_bytes"] else b"Eits answer is too long"
-        )
+        if len(answer) > setup["answer_bytes"]:
+            answer = b"Ethe answer is too long"
+        _send(parent, answer)
 
 
-def load(engine: Any, modules: dict[str, str], data: str) -> Any:  # noqa: ANN401
-    """An engine with modules and data; ValueError for what must not be in them."""
+def load(engine: Any, modules: dict[str, str], data: str) -> list[list[Any]]:  # noqa: ANN401
+    """Give the engine all of it; returns what it refused as path, line and text."""
+    refused: list[list[Any]] = []
     for path, text in modules.items():
-        engine.add_policy(path, text)
-    for name in _dotted(json.loads(engine.get_ast_as_json())):
-        if name in FORBIDDEN:
-            raise ValueError(f"forbidden builtin {name}")
-    for package in engine.get_packages():
-        _check_free(json.loads(data), package.split(".")[1:])
-    engine.add_data_json(data)
-    return engine
+        try:
+            engine.add_policy(path, text)
+        except RuntimeError as failure:
+            where = re.search(r"--> .*:(\d+):\d+", str(failure))
+            why = re.search(r"^error: (.*)", str(failure), re.MULTILINE)
+            line = int(where[1]) if where else 0
+            refused.append([path, line, why[1][:200] if why else "it doesn't parse"])
+    try:
+        engine.add_data_json(data)
+    except RuntimeError:
+        refused.append(["data.json", 0, "it can't be read"])
+    return refused
 
 
-def _check_free(data: Any, package: list[str]) -> None:  # noqa: ANN401
-    """Data at a package's place would silently take its rules' place."""
-    for part in package:
-        if not isinstance(data, dict):
-            break
-        if part not in data:
-            return
-        data = data[part]
-    raise ValueError("data stands where a package is")
+def facts(tree: list[Any]) -> list[dict[str, Any]]:
+    """For each module its path, package, rules and references, with lines."""
+    return [
+        {
+            "path": module["source"]["file"],
+            "package": _name(module["ast"]["package"]["refr"]),
+            "rules": [_rule(rule) for rule in module["ast"]["rules"]],
+            "references": sorted(_references(module["ast"]["rules"])),
+        }
+        for module in tree
+    ]
 
 
-def _dotted(node: Any) -> set[str]:  # noqa: ANN401
-    """Every `a.b` and `a["b"]` of variables in the syntax tree."""
-    found: set[str] = set()
-    todo = [node]
+def _rule(rule: dict[str, Any]) -> tuple[str, int]:
+    (body,) = rule.values()
+    head = body
+    if "head" in body:
+        (head,) = body["head"].values()
+    return _first(head["refr"]), body["span"]["line"]
+
+
+def _first(reference: dict[str, Any]) -> str:
+    ((kind, node),) = reference.items()
+    return str(node["value"]) if kind == "Var" else _first(node["refr"])
+
+
+def _references(tree: object) -> set[tuple[str, int]]:
+    """Every `a.b` and `a["b"]` that isn't below data or input, and every function called."""
+    found: set[tuple[str, int]] = set()
+    todo = [tree]
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
-            name = _name(node)
-            found |= {name} if name else set()
             todo.extend(node.values())
+            for kind in node.keys() & {"RefDot", "RefBrack", "Call"}:
+                name = _name(node["Call"]["fcn"] if kind == "Call" else node)
+                if name.split(".")[0] not in {"", "data", "input"}:
+                    found.add((name, node[kind]["span"]["line"]))
         elif isinstance(node, list):
             todo.extend(node)
     return found
 
 
-def _name(node: Any) -> str:  # noqa: ANN401
+def _name(node: dict[str, Any]) -> str:
+    """The dotted name, or nothing where a part isn't a name."""
     if "Var" in node:
         return str(node["Var"]["value"])
-    for kind, field in (("RefDot", "field"), ("RefBrack", "index")):
-        if kind in node:
-            before, last = _name(node[kind]["refr"]), node[kind][field]
-            last = last.get("String", last) if isinstance(last, dict) else last[-1]
-            value = last.get("value") if isinstance(last, dict) else last
-            return f"{before}.{value}" if before and isinstance(value, str) else ""
-    return ""
+    before, last = "", ""
+    if "RefDot" in node:
+        before, last = _name(node["RefDot"]["refr"]), node["RefDot"]["field"][1]
+    elif "RefBrack" in node:
+        before = _name(node["RefBrack"]["refr"])
+        last = node["RefBrack"]["index"].get("String", {}).get("value", "")
+    return f"{before}.{last}" if before and last else ""
 
 
 def _confine() -> None:
@@ -112,9 +133,7 @@ def _allow_cpu(seconds: int) -> None:
 
 
 def _place(failure: Exception) -> bytes:
-    """`file:line` or our own words; the library's text quotes values of the input."""
-    if isinstance(failure, ValueError):
-        return str(failure).encode()[:200]
+    """`file:line`, no more: the library's text quotes values of the input."""
     where = re.search(r"--> ([\w./-]{1,120}:\d+)", str(failure))
     return f"an error at {where[1]}".encode() if where else b"an error"
 
