@@ -145,6 +145,7 @@ class FileReader:
             return opened
         with self._lock:
             if self._opened is None:
+                self._key.reveal()  # says that it is wiped before the store is asked
                 leaf_list = self._read_leaf_list()
                 self._opened = self._read_header(leaf_list), leaf_list
             return self._opened
