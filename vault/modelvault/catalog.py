@@ -111,8 +111,9 @@ class LeaseRow(msgspec.Struct, frozen=True, kw_only=True):
 class Revocation(msgspec.Struct, frozen=True, kw_only=True):
     """Something that may not be used any more.
 
-    `kind` and `target`: a principal's id; a lease's id; `tenant/model@version`. A principal's
-    revocation stands until `until` (None: for good). It hits leases granted before and asks after.
+    `kind` and `target`: a principal's id; a lease's id; `tenant/model@version`. It stands until
+    `until` (None: for good), and hits leases granted before and asks after; what it ended stays
+    ended.
     """
 
     id: str

@@ -25,6 +25,12 @@ class Ledger(Protocol):
     Not-found is NotFound with the code named; a lost race is Conflict. Transactions are
     serialisable: two callers never both see the old state and both win. Unavailable
     (`ledger_unavailable`) when the database doesn't answer in its deadline.
+
+    A call that finds nothing left to change (where it says idempotent) writes no entry. New rows
+    bring their own now (`created_at`, `granted_at`, `Revocation.at`); whether an upload or a lease
+    that stands has expired is told by the ledger's clock. Ids that stand already are Conflict
+    (`already_recorded`), a `limit` outside 1 to 10,000 is InvalidRequest (`bad_limit`), rows that
+    can't be read back are IntegrityError (`ledger_corrupt`).
     """
 
     def now(self) -> int:
@@ -45,7 +51,10 @@ class Ledger(Protocol):
         ...
 
     def update_record(self, row: ModelRow, expected_serial: int, entry: Entry) -> None:
-        """New owner, classification, record and serial. Raises Conflict (`serial_moved`)."""
+        """New owner, classification, record and serial.
+
+        Raises Conflict (`serial_moved`), also when the new serial isn't `expected_serial` + 1, and
+        NotFound (`no_model`) when it is hidden or gone."""
         ...
 
     def tag(self, tenant: str, model: str, tag: str) -> TagRow:
@@ -57,14 +66,17 @@ class Ledger(Protocol):
         ...
 
     def put_tag(self, row: TagRow, expected_serial: int, entry: Entry) -> None:
-        """`expected_serial` 0 means that the tag is new. Raises Conflict (`serial_moved`), and
-        NotFound (`no_version`) when the version is hidden or gone."""
+        """`expected_serial` 0 means that the tag is new. Raises Conflict (`serial_moved`), also
+        when the new serial isn't `expected_serial` + 1, and NotFound (`no_version`) when the
+        version is hidden or gone."""
         ...
 
     # uploads, versions
     def begin(self, upload: UploadRow, key: KeyRow, max_open: int, entry: Entry) -> None:
         """Record an upload with its wrapped key. AccessDenied (`too_many_uploads`) when its subject
-        has `max_open` others open and unexpired."""
+        has `max_open` others open and unexpired (details: limit, used, resets_at), Conflict
+        (`kek_moved`) for a key under the model's floor, NotFound (`no_model`), InvalidRequest
+        (`bad_upload`) when upload and key aren't of one artifact."""
         ...
 
     def upload(self, upload: str) -> UploadRow:
@@ -72,15 +84,17 @@ class Ledger(Protocol):
         ...
 
     def prolong(self, upload: str, expires_at: int) -> None:
-        """Heartbeat of an open upload. Raises NotFound (`no_upload`)."""
+        """Heartbeat; never shortens. NotFound (`no_upload`) unless it is open and unexpired."""
         ...
 
     def publish(
         self, upload: str, row: VersionRow, expected_head: str | None, entry: Entry
     ) -> Entry:
         """The version becomes the model's head and the upload `published`; returns the entry as it
-        stands. Raises Conflict (`head_moved`), Conflict (`upload_closed`), NotFound (`no_model`)
-        when the model is hidden."""
+        stands. Objects and artifacts are taken from the row's signed manifest, whose `previous`
+        must be `expected_head`. Raises Conflict (`head_moved`), Conflict (`upload_closed`: also
+        expired), NotFound (`no_upload`: none of this creator, model and artifact), NotFound
+        (`no_model`: hidden), InvalidRequest (`bad_version`: row and manifest differ)."""
         ...
 
     def published(self, upload: str) -> tuple[VersionRow, Entry]:
@@ -102,7 +116,7 @@ class Ledger(Protocol):
     def hide(self, tenant: str, model: str, version: int | None, at: int, entry: Entry) -> None:
         """Hide a version, or the model with all its versions when None. Idempotent.
 
-        Raises NotFound, and Conflict (`tagged`) when a tag points to that version."""
+        Raises NotFound, and Conflict (`tagged`) when a tag points to that one version."""
         ...
 
     # keeping house: gc removes rows after the objects are gone
@@ -112,12 +126,12 @@ class Ledger(Protocol):
 
     def drop_upload(self, upload: str, entry: Entry) -> None:
         """Remove a dead upload and its wrapped key. Idempotent. Conflict (`upload_closed`) if it
-        was published meanwhile."""
+        was published meanwhile, (`upload_open`) if it is neither aborted nor expired."""
         ...
 
     def abort(self, upload: str) -> None:
-        """An open upload can no longer be published from now on. Idempotent; Conflict
-        (`upload_closed`) if it is published."""
+        """An open upload can no longer be published from now on. Idempotent, also for one that was
+        dropped; Conflict (`upload_closed`) if it is published."""
         ...
 
     def dead_versions(self, before: int, limit: int = 100) -> Sequence[VersionRow]:
@@ -125,7 +139,8 @@ class Ledger(Protocol):
         ...
 
     def drop_version(self, tenant: str, model: str, version: int, entry: Entry) -> None:
-        """Remove a hidden version, and its wrapped key if no other version uses that artifact."""
+        """Remove a hidden version with its upload and tags, and the wrapped keys of its artifacts
+        that no other version uses. Idempotent. Conflict (`version_stands`) if it isn't hidden."""
         ...
 
     def objects_in_use(self, names: Sequence[str]) -> set[str]:
@@ -146,13 +161,14 @@ class Ledger(Protocol):
     def raise_floor(self, tenant: str, model: str, kek_version: int, entry: Entry) -> None:
         """From now on `begin` refuses a key under an older KEK version (Conflict `kek_moved`).
 
-        Never lowers; idempotent."""
+        Never lowers; idempotent. Raises NotFound (`no_model`)."""
         ...
 
     def swap_key(self, row: KeyRow, expected: bytes, entry: Entry | None) -> None:
         """Replace the wrapped bytes `expected`.
 
-        Raises Conflict (`key_moved`) and NotFound (`no_key`).
+        Raises Conflict (`key_moved`), also for an older KEK version than the one that stands, and
+        NotFound (`no_key`).
         """
         ...
 
@@ -160,13 +176,15 @@ class Ledger(Protocol):
     def admit(self, lease: LeaseRow, limits: Limits, entry: Entry) -> Admission:
         """The one transaction of a grant.
 
-        The same ask_hash again returns the lease that stands (if it still runs), charging nothing.
-        Otherwise rechecks that the version stands, that neither subject nor version is revoked,
-        that the policy revision is still `lease.revision`, and that slot and bytes of the UTC day
-        fit; inserts lease, charge and entry. Raises AccessDenied with codes `revoked`,
-        `max_concurrent_leases` or `max_bytes_per_day` (details: limit, used, resets_at),
-        Conflict (`lease_ended`) for a repeated ask whose lease ended, NotFound (`no_version`),
-        Unavailable (`policy_moved`).
+        Rechecks that the version stands with that manifest, that neither subject nor version is
+        revoked and that the policy revision is still `lease.revision`. Then the same ask_hash
+        again returns the lease that stands, charging nothing and writing no entry; for a new one
+        slot (running leases of that subject and model) and bytes (all of that subject's on the UTC
+        day) must fit, and lease, charge and entry are inserted. Raises AccessDenied with codes
+        `revoked`, `max_concurrent_leases` or `max_bytes_per_day` (details: limit, used, resets_at
+        as RFC 3339 text, None where waiting won't help), Conflict (`lease_ended`) for a repeated
+        ask whose lease ended, Conflict (`ask_reused`) for one that asks for anything else than
+        that lease holds, NotFound (`no_version`), Unavailable (`policy_moved`).
         """
         ...
 
@@ -182,15 +200,21 @@ class Ledger(Protocol):
         ...
 
     def extend(self, lease: str, expires_at: int, entry: Entry) -> LeaseRow:
-        """A renewal. Rechecks revocations. AccessDenied (`revoked`, `lease_ended`)."""
+        """A renewal. Rechecks revocations. AccessDenied (`revoked`, `lease_ended`: also expired),
+        NotFound (`no_lease`), InvalidRequest (`over_total`) beyond the lease's `total_until`."""
         ...
 
     def end(self, lease: str, at: int, reason: str, entry: Entry) -> None:
-        """Idempotent: an ended lease stays as it was ended, without a new entry."""
+        """Idempotent: an ended lease stays as it was ended, without a new entry.
+
+        Raises NotFound (`no_lease`)."""
         ...
 
     def revoke(self, revocation: Revocation, entry: Entry) -> int:
-        """Record it and end the running leases it hits; returns their number."""
+        """Record it and end the running leases it hits (`end_reason` `revoked`); their number.
+
+        What isn't there yet can be revoked too. InvalidRequest (`bad_target`) for a version that
+        isn't written as `tenant/model@7`."""
         ...
 
     def revoked(self, *, subject: str, version: str, at: int) -> Revocation | None:
@@ -226,5 +250,6 @@ class Ledger(Protocol):
         ...
 
     def hashes(self, first: int, last: int) -> Sequence[bytes]:
-        """Leaf hashes of entries `first` to `last` by seq, both included."""
+        """Leaf hashes of entries `first` (from 1) to `last` by seq, both included; fewer only where
+        the log ends. Raises IntegrityError (`ledger_corrupt`) when one is missing."""
         ...

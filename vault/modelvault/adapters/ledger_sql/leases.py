@@ -1,0 +1,133 @@
+"""Leases and what is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import insert, or_, select, update
+
+from modelvault.adapters.ledger_sql import admission, rows
+from modelvault.adapters.ledger_sql.database import Write
+from modelvault.adapters.ledger_sql.failures import damaged
+from modelvault.adapters.ledger_sql.room import Room
+from modelvault.adapters.ledger_sql.rows import AnyRow
+from modelvault.adapters.ledger_sql.schema import charges, entries, leases
+from modelvault.catalog import Admission, LeaseRow, Limits
+from modelvault.errors import AccessDenied, InvalidRequest, NotFound
+from modelvault.record import Entry
+
+
+class Leases(Room):
+    """The part of `ports.ledger.Ledger` that keeps leases; documented there."""
+
+    def admit(self, lease: LeaseRow, limits: Limits, entry: Entry) -> Admission:
+        """Raises AccessDenied (`revoked`, `max_concurrent_leases`, `max_bytes_per_day`), Conflict
+        (`lease_ended`, `ask_reused`), NotFound (`no_version`), Unavailable (`policy_moved`)."""
+        with self._database.write() as write:
+            same = write.one(select(leases).where(leases.c.ask_hash == lease.ask_hash))
+            if same is not None:
+                admission.check_same_ask(lease, rows.lease_row(same))
+            # A repeated ask is checked like a new one: its keys are about to be sealed again.
+            admission.check_version(write, lease)
+            admission.check_revocations(write, lease, lease.granted_at)
+            admission.check_revision(write, lease.revision)
+            if same is not None:
+                return _repeated(write, same)
+            admission.check_slots(write, lease, limits.max_concurrent_leases)
+            admission.check_bytes(write, lease, limits.max_bytes_per_day)
+            return _admitted(write, lease, entry)
+
+    def lease(self, lease: str) -> LeaseRow:
+        """Raises NotFound (`no_lease`)."""
+        row = self._first(select(leases).where(leases.c.id == lease))
+        if row is None:
+            raise _no_lease(lease)
+        return rows.lease_row(row)
+
+    def leases(
+        self, *, tenant: str | None = None, model: str | None = None, running_at: int | None = None,
+        limit: int = 100,
+    ) -> Sequence[LeaseRow]:  # fmt: skip
+        """Newest first."""
+        query = select(leases).order_by(leases.c.granted_at.desc(), leases.c.id.desc())
+        if tenant is not None:
+            query = query.where(leases.c.tenant == tenant)
+        if model is not None:
+            query = query.where(leases.c.model == model)
+        if running_at is not None:
+            query = query.where(
+                or_(leases.c.ended_at.is_(None), leases.c.ended_at > running_at),
+                leases.c.expires_at > running_at,
+            )
+        return [rows.lease_row(row) for row in self._all(query.limit(rows.page(limit)))]
+
+    def extend(self, lease: str, expires_at: int, entry: Entry) -> LeaseRow:
+        """Raises AccessDenied (`revoked`, `lease_ended`), NotFound (`no_lease`)."""
+        with self._database.write() as write:
+            row = rows.lease_row(_found(write, lease))
+            admission.check_revocations(write, row, write.now)
+            if row.ended_at is not None or row.expires_at <= write.now:
+                raise AccessDenied(
+                    "lease_ended",
+                    f"lease {lease} has ended: {row.end_reason or 'expired'}",
+                    "load the model again",
+                    reason=row.end_reason or "expired",
+                )
+            if expires_at > row.total_until:
+                raise InvalidRequest("over_total", "a lease can't run past its total time")
+            write.run(update(leases).where(leases.c.id == lease).values(expires_at=expires_at))
+            write.append(entry)
+        return msgspec.structs.replace(row, expires_at=expires_at)
+
+    def end(self, lease: str, at: int, reason: str, entry: Entry) -> None:
+        """Raises NotFound (`no_lease`)."""
+        with self._database.write() as write:
+            if _found(write, lease).ended_at is None:
+                write.run(
+                    update(leases)
+                    .where(leases.c.id == lease)
+                    .values(ended_at=at, end_reason=reason)
+                )
+                write.append(entry)
+
+    def usage(self, subject: str, day: str) -> int:
+        """Bytes charged to the subject on a UTC day."""
+        row = self._first(admission.charge_query(subject, day))
+        return int(row[0]) if row else 0
+
+
+def _found(write: Write, lease: str) -> AnyRow:
+    row = write.one(select(leases).where(leases.c.id == lease))
+    if row is None:
+        raise _no_lease(lease)
+    return row
+
+
+def _no_lease(lease: str) -> NotFound:
+    return NotFound("no_lease", f"there is no lease {lease}", "list the leases")
+
+
+def _repeated(write: Write, row: AnyRow) -> Admission:
+    entry = write.one(select(entries).where(entries.c.seq == row.entry_seq))
+    if entry is None:
+        raise damaged("a lease has no audit entry")
+    return Admission(
+        lease=rows.lease_row(row), entry_id=entry.id, leaf_hash=entry.leaf_hash, repeated=True
+    )
+
+
+def _admitted(write: Write, lease: LeaseRow, entry: Entry) -> Admission:
+    written = write.append(entry)
+    write.run(insert(leases).values(rows.lease_values(lease) | {"entry_seq": written.seq}))
+    write.run(
+        insert(charges).values(
+            lease=lease.id,
+            subject=lease.subject,
+            day=admission.day_of(lease.granted_at),
+            bytes=lease.bytes,
+        )
+    )
+    return Admission(
+        lease=lease, entry_id=written.id, leaf_hash=written.leaf_hash(), repeated=False
+    )

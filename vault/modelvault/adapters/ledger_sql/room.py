@@ -1,0 +1,52 @@
+"""What the parts of the ledger share: the database, and the words for what isn't there."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, Table, and_, select
+
+from modelvault.adapters.ledger_sql.database import Database, Write
+from modelvault.adapters.ledger_sql.rows import AnyRow, Query
+from modelvault.adapters.ledger_sql.schema import models
+from modelvault.errors import NotFound
+
+
+class Room:
+    """A part of the ledger over one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def _first(self, query: Query) -> AnyRow | None:
+        with self._database.read() as connection:
+            return connection.execute(query).first()
+
+    def _all(self, query: Query) -> list[AnyRow]:
+        with self._database.read() as connection:
+            return list(connection.execute(query))
+
+
+def of_model(table: Table, tenant: str, model: str) -> ColumnElement[bool]:
+    """The rows of one model in `table`."""
+    return and_(table.c.tenant == tenant, table.c.model == model)
+
+
+def standing_model(write: Write, tenant: str, model: str) -> AnyRow:
+    """A model that isn't hidden. Raises NotFound (`no_model`)."""
+    row = write.one(select(models).where(of_model(models, tenant, model)))
+    if row is None or row.hidden_at is not None:
+        raise no_model(tenant, model)
+    return row
+
+
+def no_model(tenant: str, model: str) -> NotFound:
+    """There is no such model, or it is hidden."""
+    return NotFound(
+        "no_model", f"there is no model {tenant}/{model}", "check the name, or create it first"
+    )
+
+
+def no_version(tenant: str, model: str, version: object) -> NotFound:
+    """There is no such version, or it is hidden."""
+    return NotFound(
+        "no_version", f"{tenant}/{model} has no version {version}", "list its versions with show"
+    )
