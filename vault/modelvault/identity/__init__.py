@@ -1,1 +1,1 @@
-"""Who is asking: tokens, their checks and their making."""
+"""Who is asking: tokens verified, tokens minted, and what binds a token to a key."""
