@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -20,6 +21,8 @@ MAX_PATH_BYTES = 1024
 MIN_SEGMENT = 64
 DEFAULT_SEGMENT = 1 << 20
 MAX_SEGMENT = 1 << 26
+
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 
 # Patterns end in \Z: `$` would let a line feed follow.
 Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -130,9 +133,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 def check_paths(paths: list[str]) -> None:
     """Check the paths of one version (docs/format.md, section 2).
 
-    Each: UTF-8, NFC, relative, `/` between parts, no empty part, no `.` or `..`, no NUL, no
-    backslash, at most 1,024 bytes. Together: 1 to 10,000, sorted by code point, and no two equal
-    once case is folded, nor one a folder of another. Raises InvalidRequest (`bad_path`).
+    Each: UTF-8, NFC, relative, `/` between parts, no empty part, no `.` or `..`, no control
+    character (it would reach terminals), no backslash, at most 1,024 bytes. Together: 1 to
+    10,000, sorted by code point, and no two equal once case is folded, nor one a folder of
+    another. Raises InvalidRequest (`bad_path`).
     """
     if not 1 <= len(paths) <= MAX_FILES:
         raise InvalidRequest(
@@ -169,8 +173,8 @@ def _check_path(path: str) -> None:
         raise refuse("the name isn't UTF-8") from None
     if size > MAX_PATH_BYTES:
         raise refuse(f"{size} bytes; the limit is {MAX_PATH_BYTES}")
-    if "\0" in path or "\\" in path:
-        raise refuse("a NUL or a backslash")
+    if _FORBIDDEN.search(path):
+        raise refuse("a control character or a backslash")
     if any(part in ("", ".", "..") for part in path.split("/")):
         raise refuse("an empty part, '.' or '..', or not relative")
     if not unicodedata.is_normalized("NFC", path):
