@@ -26,7 +26,7 @@ def data() -> dict[str, Any]:
 
 
 def schema(name: str) -> dict[str, Any]:
-    """The JSON Schema `name`: `data` or `input`."""
+    """The JSON Schema `name`: `rules` (of data.json) or `input`."""
     return _object((HERE / "schemas" / f"{name}.json").read_text(encoding="utf-8"))
 
 

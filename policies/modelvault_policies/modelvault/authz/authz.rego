@@ -3,6 +3,9 @@
 # description: |
 #   The one entrypoint. An allow needs a grant and an empty set of denies. Every part has a value
 #   for every input: one undefined member would make the whole answer undefined.
+# scope: package
+# schemas:
+#   - input: schema.input
 package modelvault.authz
 
 import data.modelvault.site

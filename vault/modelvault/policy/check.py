@@ -1,0 +1,171 @@
+"""What is wrong with a data.json: against its schema, and against itself."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+import jsonschema
+
+from modelvault import canonical
+from modelvault.errors import InvalidRequest
+from modelvault.policy import bundle
+from modelvault.policy.lines import Path, lines, nearest, repeated
+from modelvault.policy.rego import Finding
+from modelvault_policies import files
+
+FILE = "data.json"
+_GIVES_KEYS = frozenset({"load", "renew", "export"})
+
+
+def check_data(text: str, models: Iterable[tuple[str, str]] | None = None) -> list[Finding]:
+    """Findings about a data.json, with their lines.
+
+    With `models` (tenant and name of each model there is), patterns that match none of them are
+    found too. Codes: `bad_json`, `unknown_key`, `missing_key`, `bad_value`, `unknown_role`,
+    `unknown_classification`, `unknown_purpose`, `unused_role`, `never_applies`, `repeated_grant`,
+    `matches_nothing`.
+    """
+    try:
+        data = canonical.loads(text.encode("utf-8", "surrogatepass"), bundle.MAX_BYTES)
+    except InvalidRequest as refused:
+        return [_bad_json(text, refused.message)]
+    where = lines(text)
+    found = [_place(where, path, code, why) for path, code, why in _against_schema(data)]
+    if not found:
+        reports = (*_against_itself(data), *_without_match(data, models))
+        found = [_place(where, path, code, why) for path, code, why in reports]
+    return sorted(found)
+
+
+Report = tuple[Path, str, str]
+
+
+def _place(where: dict[Path, int], path: Path, code: str, why: str) -> Finding:
+    return Finding(FILE, nearest(where, path), code, why)
+
+
+def _bad_json(text: str, why: str) -> Finding:
+    """Where JSON ends to be JSON; some of what only our strict reading refuses has no line."""
+    line = 0
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        line = error.lineno
+    except (ValueError, RecursionError):
+        pass
+    else:
+        if again := repeated(text):
+            line, why = again[1], f"the key {again[0][-1]!r} stands twice in one object"
+    return Finding(FILE, line, "bad_json", why)
+
+
+def _against_schema(data: object) -> Iterator[Report]:
+    for error in jsonschema.Draft7Validator(files.schema("rules")).iter_errors(data):
+        path: Path = tuple(error.absolute_path)
+        if error.validator == "additionalProperties":
+            for key in sorted(set(error.instance) - set(error.schema["properties"])):
+                near = difflib.get_close_matches(key, error.schema["properties"], 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                yield (*path, key), "unknown_key", f"unknown key {key!r}{hint}"
+        elif error.validator == "required":
+            for key in sorted(set(error.validator_value) - set(error.instance)):
+                yield path, "missing_key", f"{key!r} is missing"
+        elif error.validator == "anyOf":
+            yield path, "missing_key", "a grant names groups, subjects or owner"
+        elif "propertyNames" in error.absolute_schema_path:
+            why = f"{error.instance!r} isn't a name: lower case letters, digits, - and _"
+            yield (*path, error.instance), "bad_value", why
+        else:
+            yield path, "bad_value", error.message[:200]
+
+
+def _against_itself(data: dict[str, Any]) -> Iterator[Report]:
+    yield from _roles(data)
+    yield from _purposes(data)
+    yield from _grants(data)
+    for path, limits in _limits(data):
+        if limits.get("max_ttl_s", 0) > limits.get("max_total_s", canonical.MAX_INTEGER):
+            why = "max_ttl_s is longer than max_total_s, which ends the lease first"
+            yield (*path, "max_ttl_s"), "never_applies", why
+
+
+def _roles(data: dict[str, Any]) -> Iterator[Report]:
+    given = {grant["role"] for grant in data["grants"]}
+    for name, role in data["roles"].items():
+        path: Path = ("roles", name)
+        yield from _unknown(path, role, "classifications", data["classifications"])
+        yield from _unknown(path, role, "purposes", data["purposes"])
+        if _GIVES_KEYS.intersection(role["actions"]) and not role["purposes"]:
+            why = f"role {name!r} may load, renew or export, but for no purpose"
+            yield path, "never_applies", why
+        if not role["classifications"]:
+            yield path, "never_applies", f"role {name!r} covers no classification"
+        if name not in given:
+            yield path, "unused_role", f"no grant gives role {name!r}"
+
+
+def _purposes(data: dict[str, Any]) -> Iterator[Report]:
+    for name, purpose in data["purposes"].items():
+        path: Path = ("purposes", name)
+        yield from _unknown(path, purpose, "classifications", data["classifications"])
+        yield from _unknown(path, purpose, "ticket_for", data["classifications"])
+        if not any(_serves(role, name, purpose) for role in data["roles"].values()):
+            yield path, "never_applies", f"no role can act for purpose {name!r}"
+
+
+def _grants(data: dict[str, Any]) -> Iterator[Report]:
+    for number, grant in enumerate(data["grants"]):
+        if grant["role"] not in data["roles"]:
+            why = f"no role is named {grant['role']!r}"
+            yield ("grants", number, "role"), "unknown_role", why
+        if grant in data["grants"][:number]:
+            yield ("grants", number), "repeated_grant", "the same grant stands above"
+
+
+def _unknown(
+    path: Path, holder: dict[str, Any], key: str, known: dict[str, Any]
+) -> Iterator[Report]:
+    kind = {"purposes": "purpose"}.get(key, "classification")
+    for number, name in enumerate(holder.get(key, ())):
+        if name != "*" and name not in known:
+            yield (*path, key, number), f"unknown_{kind}", f"no {kind} is named {name!r}"
+
+
+def _serves(role: dict[str, Any], name: str, purpose: dict[str, Any]) -> bool:
+    return bool({name, "*"} & set(role["purposes"])) and bool(
+        set(role["actions"]) & set(purpose["actions"])
+    )
+
+
+def _limits(data: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    yield ("limits",), data["limits"]
+    for part in ("roles", "classifications", "purposes"):
+        for name, holder in data[part].items():
+            yield (part, name, "limits"), holder.get("limits", {})
+
+
+def _without_match(
+    data: dict[str, Any], models: Iterable[tuple[str, str]] | None
+) -> Iterator[Report]:
+    if models is None:
+        return
+    known = list(models)
+    for number, grant in enumerate(data["grants"]):
+        tenants = grant["tenants"]
+        names = {name for tenant, name in known if _any(tenants, tenant)}
+        for place, pattern in enumerate(grant["models"]):
+            if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
+                why = f"no model in these tenants matches {pattern!r}"
+                yield ("grants", number, "models", place), "matches_nothing", why
+        for place, pattern in enumerate(tenants):
+            if pattern != "*" and not any(fnmatchcase(tenant, pattern) for tenant, _ in known):
+                why = f"no tenant with a model matches {pattern!r}"
+                yield ("grants", number, "tenants", place), "matches_nothing", why
+
+
+def _any(patterns: list[str], text: str) -> bool:
+    return any(fnmatchcase(text, pattern) for pattern in patterns)
