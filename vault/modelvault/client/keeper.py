@@ -44,7 +44,7 @@ class Keeper:
         jitter: Callable[[int], int] = secrets.randbelow,
         closing: threading.Event | None = None,
     ) -> None:
-        """`jitter(bound)` gives 0 to bound - 1; waiting is done on `closing`. Both are for tests."""
+        """`jitter(bound)` gives 0 to bound - 1; all waiting is done on `closing`."""
         self._state = state
         self._subject = subject
         self._renew = renew

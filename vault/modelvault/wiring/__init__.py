@@ -1,0 +1,153 @@
+"""Puts a vault together: the one place that names adapters.
+
+Everything heavy is imported inside the functions that need it, so `import modelvault` costs next
+to nothing, and a command loads only what it uses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from modelvault.adapters.policy_files import PolicyFolder
+    from modelvault.client.session import Session
+    from modelvault.policy.bundle import Bundle
+    from modelvault.ports.policy import PolicyEngine
+    from modelvault.settings import Settings
+    from modelvault.wiring.doctor import Finding
+    from modelvault.wiring.making import Made
+
+ADMIN_GROUP = "admins"
+
+
+def init(
+    home: str | Path | None = None,
+    *,
+    root: Literal["file", "passphrase", "keyring"] = "file",
+    user: str | None = None,
+    groups: Sequence[str] = (ADMIN_GROUP,),
+    digest_alg: Literal["blake3", "sha256"] = "blake3",
+    segment_length: int = 1 << 20,
+    ask: Callable[[str], str] | None = None,
+) -> Made:
+    """Make an embedded vault in `home` (MODELVAULT_HOME, or ~/.modelvault).
+
+    `root` says where its root key comes from: a key file outside the home, a passphrase (from
+    MODELVAULT_PASSPHRASE_FILE, MODELVAULT_PASSPHRASE, or `ask(prompt)`), or the system's keyring.
+    `user` and `groups` are the default identity that push and load show; the user's own name, and
+    an admin, unless told otherwise. `segment_length` is in bytes.
+
+    Raises Conflict (`home_exists`), InvalidRequest, Unavailable (`cant_write`).
+    """
+    import secrets
+
+    from modelvault import canonical, clock
+    from modelvault.errors import InvalidRequest
+    from modelvault.wiring import making, roots
+    from modelvault.wiring.home import Description, Home, Identity
+
+    settings = _settings(home, None, None)
+    vault = secrets.token_hex(16)
+    described = Description(
+        vault=vault,
+        created_at=clock.to_text(clock.utc_ms()),
+        digest_alg=digest_alg,
+        segment_length=segment_length,
+        root=roots.choose(root, vault, settings),
+        identity=Identity(user or _user(), tuple(groups)),
+    )
+    # Checked as it will be read: a home that can't be opened again must not be made.
+    canonical.decode(
+        canonical.encode(described), Description, limit=1 << 16, what="vault", error=InvalidRequest
+    )
+    return making.make(Home(settings.home), described, settings, ask or roots.terminal())
+
+
+def connect(
+    url: str | None = None,
+    *,
+    home: str | Path | None = None,
+    profile: str | None = None,
+    token: str | None = None,
+) -> Session:
+    """Open the embedded vault in `home` (MODELVAULT_HOME, the profile's, or ~/.modelvault).
+
+    `token` (or MODELVAULT_TOKEN, or the file MODELVAULT_TOKEN_FILE) says who is asking; without
+    any, the home's default identity is. A `url` of a broker is InvalidRequest (`no_broker`) in
+    this version. Raises NotFound (`no_home`), AuthenticationError (`wrong_root_key`).
+    """
+    from modelvault.errors import InvalidRequest
+    from modelvault.wiring import joining, roots
+    from modelvault.wiring.home import Home
+
+    if url is not None:
+        raise InvalidRequest(
+            "no_broker",
+            "a broker's address isn't understood in this version: only embedded vaults are",
+            "leave the address out, and name a home folder instead",
+        )
+    settings = _settings(home, profile, token)
+    return joining.session(Home(settings.home), settings, roots.terminal())
+
+
+def policy_folder(home: str | Path | None = None) -> PolicyFolder:
+    """The policies of a home: the working copy, and the revisions that were published."""
+    from modelvault.adapters.policy_files import PolicyFolder
+    from modelvault.wiring.home import Home
+
+    place = Home(_settings(home, None, None).home)
+    place.read()
+    return PolicyFolder(place.policy)
+
+
+def policy_bundle(home: str | Path | None = None) -> Bundle:
+    """The working copy of a home's policies: shipped rules, the admin's data and site rules."""
+    return policy_folder(home).working()
+
+
+def policy_engine(home: str | Path | None = None, bundle: Bundle | None = None) -> PolicyEngine:
+    """An engine over `bundle`, or over the home's working copy. Grants nothing; close it."""
+    from modelvault.wiring import embedded
+
+    return embedded.engine_of(policy_bundle(home) if bundle is None else bundle)
+
+
+def doctor(home: str | Path | None = None) -> tuple[Finding, ...]:
+    """Look at a home and at this machine: what is well, what isn't, and how to mend it."""
+    from modelvault import clock
+    from modelvault.wiring import doctor as doctors
+    from modelvault.wiring import embedded, machine, roots
+    from modelvault.wiring.home import Home
+
+    settings = _settings(home, None, None)
+    place = Home(settings.home)
+    return doctors.examine(
+        place,
+        lambda: embedded.open_parts(place, settings, roots.terminal()),
+        clock.utc_ms,
+        machine.machine(),
+    )
+
+
+def _settings(home: str | Path | None, profile: str | None, token: str | None) -> Settings:
+    from modelvault import settings
+
+    return settings.read(
+        os.environ,
+        home=None if home is None else Path(home),
+        profile=profile,
+        token=token,
+        cpus=os.cpu_count(),
+    )
+
+
+def _user() -> str:
+    from getpass import getuser
+
+    try:
+        return getuser()
+    except (KeyError, OSError):  # a user id without a name, as containers have it
+        return f"uid-{os.getuid()}"

@@ -1,0 +1,150 @@
+"""An embedded vault, opened: the adapters that its home needs, and the broker over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from modelvault import clock as clocks
+from modelvault.client.pins import read_trust
+from modelvault.settings import Settings
+from modelvault.wiring import roots
+from modelvault.wiring.home import Description, Home
+from modelvault.wiring.roots import Ask
+
+if TYPE_CHECKING:
+    from modelvault.adapters.keys_local import LocalKeyring
+    from modelvault.adapters.ledger_sql import SqlLedger
+    from modelvault.adapters.objects_folder import FolderStore
+    from modelvault.adapters.policy_files import PolicyFolder
+    from modelvault.broker.service import LocalBroker
+    from modelvault.policy.bundle import Bundle
+    from modelvault.ports.policy import PolicyEngine
+    from modelvault.record import TrustFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The opened parts of one home. `close` lets go of all of them."""
+
+    home: Home
+    described: Description
+    trust: TrustFile
+    keyring: LocalKeyring
+    ledger: SqlLedger
+    store: FolderStore
+    policies: PolicyFolder
+    broker: LocalBroker
+    close: Callable[[], None]
+
+    def policy_in_force(self) -> str:
+        """The revision that counts, after its engine has answered a question.
+
+        Raises Unavailable (`policy_unavailable`).
+        """
+        from modelvault.broker import engines as deciding
+
+        revision = self.ledger.policy_revision() or ""
+        engine = engine_of(self.policies.published(revision))
+        try:
+            deciding.decide(engine, revision, _question(self.described, clocks.utc_ms()))
+        finally:
+            deciding.close(engine)
+        return revision
+
+    def policy_edited(self) -> str:
+        """The revision that the working copy would have."""
+        return self.policies.working().revision
+
+
+def open_parts(home: Home, settings: Settings, ask: Ask | None) -> Parts:
+    """Open the vault in `home`; what was opened is closed again when a later part refuses.
+
+    Raises NotFound (`no_home`), AuthenticationError (`wrong_root_key`), IntegrityError and
+    Unavailable as the parts do.
+    """
+    from modelvault.adapters.issuers_static import StaticIssuers, ed25519_keys
+    from modelvault.adapters.keys_local import LocalKeyring
+    from modelvault.adapters.ledger_sql import SqlLedger
+    from modelvault.adapters.objects_folder import FolderStore
+    from modelvault.adapters.policy_files import PolicyFolder
+    from modelvault.broker.service import LocalBroker
+    from modelvault.identity.issuer import local_issuer
+
+    described = home.read()
+    trust = read_trust(home.trust, described.vault)
+    issuer = local_issuer(described.vault)
+    source = roots.source(described.root, described.vault, settings, ask)
+    with ExitStack() as opened:
+        keyring = LocalKeyring(home.keyring, source)
+        roots.forget(source)
+        opened.callback(keyring.close)
+        ledger = SqlLedger(home.ledger_url, clocks.utc_ms)
+        opened.callback(ledger.close)
+        store = FolderStore(home.path)
+        policies = PolicyFolder(home.policy)
+        broker = LocalBroker(
+            vault=described.vault,
+            ledger=ledger,
+            objects=store,
+            keys=keyring,
+            admin=keyring,
+            signer=keyring,
+            trust=trust,
+            engine_for=engines(policies),
+            issuers=(issuer,),
+            issuer_keys=StaticIssuers({issuer.iss: ed25519_keys(keyring.public_key("token"))}),
+            digest_alg=described.digest_alg,
+            segment_length=described.segment_length,
+        )
+        opened.callback(broker.close)
+        return Parts(
+            home=home,
+            described=described,
+            trust=trust,
+            keyring=keyring,
+            ledger=ledger,
+            store=store,
+            policies=policies,
+            broker=broker,
+            close=opened.pop_all().close,
+        )
+    raise AssertionError("unreachable")
+
+
+def engines(policies: PolicyFolder) -> Callable[[str], PolicyEngine]:
+    """The engine of a published revision."""
+    from modelvault.adapters.policy_regorus import RegorusEngine
+
+    return lambda revision: RegorusEngine.of(policies.published(revision))
+
+
+def engine_of(bundle: Bundle) -> PolicyEngine:
+    """An engine over any bundle, such as one that is being edited."""
+    from modelvault.adapters.policy_regorus import RegorusEngine
+
+    return RegorusEngine.of(bundle)
+
+
+def _question(described: Description, now: int) -> dict[str, Any]:
+    """Whether the default identity may list models: harmless, and answered by any policy."""
+    from modelvault.access import AccessRequest, Principal, Resource
+    from modelvault.identity.issuer import LOCAL
+    from modelvault.policy import document
+    from modelvault.reference import DEFAULT_TENANT
+
+    identity = described.identity
+    who = Principal(
+        id=f"{LOCAL}:{identity.sub}",
+        issuer=LOCAL,
+        groups=tuple(f"{LOCAL}:{group}" for group in identity.groups),
+        claims={},
+        issued_at=now,
+        expires_at=now,
+    )
+    resource = Resource(tenant=DEFAULT_TENANT, id="")
+    return document.to_input(
+        AccessRequest(principal=who, action="list", resource=resource, now=now)
+    )

@@ -1,0 +1,90 @@
+"""A session with an embedded vault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from modelvault import clock as clocks
+from modelvault.client.context import Context
+from modelvault.client.credentials import Credentials, choose
+from modelvault.client.local import Local
+from modelvault.client.pins import Pins
+from modelvault.client.session import Session
+from modelvault.identity import binding, mint
+from modelvault.identity.issuer import local_issuer
+from modelvault.settings import Settings
+from modelvault.wiring.embedded import Parts, open_parts
+from modelvault.wiring.home import Home
+from modelvault.wiring.roots import Ask
+
+# Long enough for a request that waits for a lock, short enough to be worth nothing when stolen.
+REQUEST_TOKEN_S = 120
+CLIENT = "modelvault/embedded"
+
+
+def session(home: Home, settings: Settings, ask: Ask | None) -> Session:
+    """Open the vault in `home` and speak to it in this process."""
+    parts = open_parts(home, settings, ask)
+    minting = _Minting(parts)
+    source = choose(token=settings.token, token_file=settings.token_file, mint=minting.for_request)
+    context = Context(
+        broker=parts.broker,
+        steward=parts.broker,
+        objects=parts.store,
+        credentials=Credentials(source, CLIENT),
+        trust=parts.trust,
+        pins=Pins(home.pins, parts.described.vault),
+        clock=clocks.boot_ms,
+        threads=settings.threads,
+    )
+    local = Local(
+        mint=minting,
+        freeze_policy=lambda: parts.policies.publish(parts.policies.working()),
+        close=parts.close,
+    )
+    return Session(context, local)
+
+
+class _Minting:
+    """Tokens of the home's own issuer."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._signer = parts.keyring
+        self._vault = parts.described.vault
+        self._issuer = local_issuer(self._vault)
+        self._identity = parts.described.identity
+
+    def __call__(
+        self,
+        *,
+        sub: str | None,
+        groups: Sequence[str] | None,
+        lifetime_s: int,
+        claims: Mapping[str, object],
+        key_hash: str | None,
+    ) -> str:
+        """See `client.local.Mint`."""
+        return mint.mint(
+            self._signer,
+            self._issuer,
+            sub=sub or self._identity.sub,
+            groups=self._groups(sub, groups),
+            audience=(
+                binding.plain_audience(self._vault)
+                if key_hash is None
+                else binding.bound_audience(self._vault, key_hash)
+            ),
+            lifetime_s=lifetime_s,
+            now=clocks.utc_ms(),
+            claims=claims,
+        )
+
+    def for_request(self, key_hash: str | None) -> str:
+        """A token of the default identity for one request, bound to its key where it has one."""
+        return self(sub=None, groups=None, lifetime_s=REQUEST_TOKEN_S, claims={}, key_hash=key_hash)
+
+    def _groups(self, sub: str | None, groups: Sequence[str] | None) -> Sequence[str]:
+        # Another subject starts with no groups: naming somebody must not make them an admin.
+        if groups is not None:
+            return groups
+        return self._identity.groups if sub is None else ()
