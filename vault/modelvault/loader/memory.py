@@ -182,15 +182,13 @@ def _groups(proc: Path, cgroups: Path) -> list[tuple[int, str]]:
 def _climb(root: Path, path: str, names: tuple[str, str, str]) -> list[tuple[int, str]]:
     # A container may see its group's host path here and only its own group under the mount: the
     # folders that don't exist are passed over, and the mount's root is always looked at.
-    group = root / path.lstrip("/")
+    own = root / path.lstrip("/")
+    depth = len(own.parts) - len(root.parts)
     found = []
-    while group.is_relative_to(root):
+    for group in (own, *own.parents)[: depth + 1]:
         room = _room(group, *names)
         if room is not None:
             found.append((room, f"memory limit of the control group {group}"))
-        if group == root:
-            break
-        group = group.parent
     return found
 
 

@@ -148,7 +148,7 @@ class Model:
         live as long as the engine. Raises Unavailable (`no_ram_folder`).
         """
         with self._lock:
-            residents = [self._granted(path) for path in paths or self.files]
+            residents = [self._granted(path) for path in dict.fromkeys(paths or self.files)]
             if self._folder is None:
                 self._folder = RamFolder()
             new = [resident for resident in residents if resident.path not in self._folder]

@@ -53,6 +53,9 @@ class Shards:
         """
         weights = {} if paths else self._read_indices()
         chosen = self.choose(paths)
+        for needed in {shard for places in weights.values() for shard in places.values()}:
+            if needed not in chosen:
+                self._resident(needed)  # says that it wasn't granted
         with ThreadPoolExecutor(_READERS) as pool:
             located = index.merge(dict(zip(chosen, pool.map(self._infos, chosen), strict=True)))
         for path, places in weights.items():

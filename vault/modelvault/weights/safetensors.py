@@ -107,7 +107,7 @@ def _tensor(name: str, value: object, start: int) -> TensorInfo:
     try:
         row = msgspec.convert(value, _Row, strict=True)
     except msgspec.ValidationError as refused:
-        raise _lie(f"tensor {_short(name)}: {refused}") from None
+        raise _lie(f"tensor {_short(name)}: {_plain(str(refused))}") from None
     bits = BITS.get(row.dtype)
     if bits is None:
         raise _lie(f"tensor {_short(name)}: no dtype {row.dtype!r}")
@@ -137,6 +137,11 @@ def _check_cover(tensors: list[TensorInfo], start: int, file_size: int) -> None:
         position = tensor.end
     if position != file_size:
         raise _lie(f"{file_size - position:,} bytes behind the last tensor")
+
+
+def _plain(text: str) -> str:
+    """`text` on one line: it may hold a field's name out of the header."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:300])
 
 
 def _short(name: str) -> str:

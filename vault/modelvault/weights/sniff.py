@@ -6,11 +6,11 @@ the header, older ones by their opcodes, torch's zip archives by the `data.pkl` 
 
 from __future__ import annotations
 
-import pickletools
 import posixpath
 import re
 from collections.abc import Iterable
 
+from modelvault.weights import pickles
 from modelvault.weights.safetensors import LENGTH_BYTES, MAX_HEADER
 
 SNIFF_BYTES = 4096  # of a file's beginning; fewer only where the file is shorter
@@ -24,10 +24,6 @@ _NAMES = {
 _MAGIC = (
     (b"GGUF", "gguf"), (b"\x89HDF\r\n\x1a\n", "hdf5"), (b"tjgg", "ggml"), (b"lmgg", "ggml"),
 )  # fmt: skip
-_DOTTED = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
-_OLD_PICKLE_BEGINS = b"(])}lcidIJKMLSVXUTNFGPQ"
-_WHOLE = 1 << 30
-_KNOWN_OPCODES = frozenset(ord(opcode.code) for opcode in pickletools.opcodes)
 
 
 def sniff(path: str, head: bytes) -> str:
@@ -80,24 +76,7 @@ def _has_safetensors_shape(head: bytes) -> bool:
 
 
 def _is_pickle_stream(head: bytes) -> bool:
-    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        if _has_safetensors_shape(head):  # a header of so many bytes, unless its JSON is code too
-            return _opcodes(head) >= 4
-        return len(head) > 2 and head[2] in _KNOWN_OPCODES
-    # Protocols 0 and 1 have no header: only what runs on as a program does.
-    return head[:1] != b"" and head[0] in _OLD_PICKLE_BEGINS and _opcodes(head) >= 8
-
-
-def _opcodes(head: bytes) -> int:
-    """How many opcodes `head` begins with; a program that reaches its end counts as very many."""
-    count = 0
-    try:
-        for opcode, argument, _offset in pickletools.genops(head):
-            if opcode.name in ("GLOBAL", "INST") and not _DOTTED.fullmatch(str(argument)):
-                return 0
-            if opcode.name == "STOP":
-                return _WHOLE if count >= 3 else 0
-            count += 1
-    except ValueError:
-        return count  # an unknown opcode, or an argument that the head cuts off
-    return count
+    if pickles.has_header(head) and not _has_safetensors_shape(head):
+        return True
+    # Protocols 0 and 1 have no header; and a header of so many bytes could be a pickle's too.
+    return pickles.runs_on(head)
