@@ -21,18 +21,29 @@ def run_blocks(work: Callable[[int, int], None], count: int, block: int, threads
         threading.Thread(target=shared.run, name="modelvault-segments", daemon=True)
         for _ in range(min(threads, -(-count // block)) - 1)
     ]
-    started: list[threading.Thread] = []
     try:
         for helper in helpers:
             helper.start()
-            started.append(helper)
         shared.run()
     finally:
         shared.stop()
-        for helper in started:
-            helper.join()
+        _wait(helpers)
     if shared.error is not None:
         raise shared.error
+
+
+def _wait(threads: list[threading.Thread]) -> None:
+    """Wait for all that run. Ctrl-C doesn't end the waiting, but is raised after it: the caller
+    is about to close or wipe what those threads still write to."""
+    interrupted: KeyboardInterrupt | None = None
+    for thread in threads:
+        while thread.is_alive():
+            try:
+                thread.join()
+            except KeyboardInterrupt as error:
+                interrupted = error
+    if interrupted is not None:
+        raise interrupted
 
 
 class _Blocks:
