@@ -72,6 +72,12 @@ class RegorusEngine:
         """An engine for `bundle`, under the bundle's own revision."""
         return cls(bundle.modules, bundle.document, bundle.revision, deadline_s)
 
+    def __enter__(self) -> RegorusEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def evaluate(self, document: dict[str, Any]) -> Evaluation:
         """The decision for `document`, unexamined but for being an object.
 

@@ -49,4 +49,7 @@ _limits["classification"] := _classification.limits
 
 _limits["purpose"] := _purpose.limits
 
-_limits[sprintf("role:%s", [role])] := data.modelvault.roles[role].limits if some role in _roles_for_purpose
+_limits[sprintf("role:%s", [role])] := limits if {
+	some role in _roles_for_purpose
+	limits := data.modelvault.roles[role].limits
+}
