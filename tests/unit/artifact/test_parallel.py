@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
 from itertools import chain
 
@@ -54,6 +56,25 @@ def test_the_first_error_stops_the_rest_and_all_threads_have_ended(
     assert error.value is failure
     assert len(begun) <= threads
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_that_is_gone_keeps_no_buffer_alive(threads: int) -> None:
+    buffer = bytearray(100)
+
+    def failing_over(view: memoryview) -> None:
+        def work(_start: int, _stop: int) -> None:
+            raise ValueError(len(view))
+
+        run_blocks(work, 10, 1, threads)
+
+    gc.disable()
+    try:
+        with contextlib.suppress(ValueError):
+            failing_over(memoryview(buffer))
+        buffer.extend(b"not exported any more")
+    finally:
+        gc.enable()
 
 
 def test_a_thread_that_cant_start_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,6 +250,7 @@ def test_segments_that_were_not_asked_for_arent_looked_at() -> None:
     [
         ({"size": 149}, "wrong_size"),
         ({"size": 151}, "wrong_size"),
+        ({"size": 2**53 - 1}, "wrong_size"),
         ({"segment_length": 128}, "wrong_size"),
         ({"segment_length": 65}, "bad_header"),
         ({"path": "other.bin"}, "bad_header_tag"),
@@ -261,7 +262,7 @@ def test_an_entry_that_doesnt_fit(changes: dict, code: str) -> None:
     store = MemoryStore()
     entry = msgspec.structs.replace(put_file(store, PLAIN), **changes)
     with pytest.raises(IntegrityError) as error:
-        read(reader(store, entry))
+        read(reader(store, entry), 0, 10)
     assert error.value.code == code
     assert entry.path in error.value.message
 

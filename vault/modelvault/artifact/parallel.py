@@ -28,8 +28,12 @@ def run_blocks(work: Callable[[int, int], None], count: int, block: int, threads
     finally:
         shared.stop()
         _wait(helpers)
-    if shared.error is not None:
-        raise shared.error
+    error, shared.error = shared.error, None
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # else error and frame would keep each other, and the caller's buffer, alive
 
 
 def _wait(threads: list[threading.Thread]) -> None:

@@ -72,7 +72,7 @@ class FileReader:
         Raises InvalidRequest (`bad_range`, `wiped`); IntegrityError naming the file:
         `wrong_size`, `missing_object`, `truncated`, `bad_leaf_list`, `altered`, `bad_header`,
         `bad_header_tag`, `bad_length`, `bad_tag`; and what the store raises when it doesn't
-        answer. After any error the buffer holds zeros.
+        answer. After any error the buffer holds nothing of the file.
         """
         if offset < 0 or offset + len(buffer) > self.size:
             raise InvalidRequest(
@@ -140,9 +140,6 @@ class FileReader:
 
     def _open(self) -> tuple[floe.Decryptor, bytes]:
         """Check sizes, leaf list and header, once."""
-        opened = self._opened
-        if opened is not None:
-            return opened
         with self._lock:
             if self._opened is None:
                 self._key.reveal()  # says that it is wiped before the store is asked
@@ -153,8 +150,8 @@ class FileReader:
     def _read_leaf_list(self) -> bytes:
         entry = self._entry
         self._check_size(entry.object, self._geometry.ciphertext_size(entry.size))
+        self._check_size(entry.leaves, leaves.list_size(self._geometry, entry.size))
         leaf_list = bytearray(leaves.list_size(self._geometry, entry.size))
-        self._check_size(entry.leaves, len(leaf_list))
         self._store.read_into(entry.leaves, 0, memoryview(leaf_list))
         leaves.check(self._digest_alg, leaf_list, entry)
         return bytes(leaf_list)
