@@ -8,7 +8,6 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     delete,
-    distinct,
     exists,
     insert,
     select,
@@ -150,7 +149,7 @@ class Versions(Room):
         with self._database.read() as connection:
             for first in range(0, len(names), _CHUNK):
                 chunk = names[first : first + _CHUNK]
-                found.update(connection.scalars(select(distinct(used)).where(used.in_(chunk))))
+                found.update(connection.scalars(select(used).where(used.in_(chunk)).distinct()))
         return found
 
 
@@ -237,7 +236,7 @@ def _remove(write: Write, tenant: str, model: str, version: int) -> None:
         of_model(table, tenant, model) & (table.c.version == version)
         for table in (tags, uploads, version_objects)
     ]
-    artifacts = write.all(select(distinct(version_objects.c.artifact)).where(of_version[2]))
+    artifacts = write.all(select(version_objects.c.artifact).where(of_version[2]).distinct())
     for table, condition in zip((tags, uploads, version_objects), of_version, strict=True):
         write.run(delete(table).where(condition))
     write.run(delete(versions).where(_is(tenant, model, version)))
