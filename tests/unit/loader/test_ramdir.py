@@ -165,16 +165,14 @@ def test_limits_of_the_system(
     assert open_files() == before
 
 
-def test_links_that_do_not_open_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = open_files()
-    monkeypatch.setattr(ramdir.os, "getpid", lambda: 1 << 30)
-    folder = RamFolder()
-    with pytest.raises(Unavailable, match="x: its link") as caught:
-        folder.add("x", 1, lambda view: None)
-    assert "PR_SET_DUMPABLE" in caught.value.hint
-    assert not list(folder.root.iterdir())
-    folder.close()
-    assert open_files() == before
+@pytest.mark.parametrize("name", ["geteuid", "stat"])
+def test_a_process_that_hides_its_files_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "geteuid":
+        monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    else:
+        monkeypatch.setattr(Path, "stat", fail_with(errno.ENOENT))
+    with pytest.raises(Unavailable, match="PR_SET_DUMPABLE"):
+        RamFolder()
 
 
 def test_a_forked_child_removes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

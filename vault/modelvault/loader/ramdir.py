@@ -30,6 +30,12 @@ class RamFolder:
         """Raises Unavailable (`no_ram_folder`) where the system has no sealed memory files."""
         if not hasattr(os, "memfd_create") or not hasattr(fcntl, "F_ADD_SEALS"):
             raise _unavailable("this system has no memfd_create", "use tensors() or read_bytes()")
+        if not _shows_its_files():
+            raise _unavailable(
+                "no engine could open this process's files by name "
+                "(PR_SET_DUMPABLE is 0, or /proc isn't mounted)",
+                "leave the process dumpable, or use tensors() or read_bytes()",
+            )
         self.root = Path(tempfile.mkdtemp(prefix="modelvault-"))
         self._files: dict[str, int] = {}
         # Also runs when the interpreter ends: the links would point nowhere by then.
@@ -66,6 +72,15 @@ class RamFolder:
         self._finish()
 
 
+def _shows_its_files() -> bool:
+    # The kernel gives a hidden process's descriptors to root. This process itself could still
+    # open them, so trying tells nothing.
+    try:
+        return Path("/proc/self/fd").stat().st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
 def _write(descriptor: int, size: int, fill: Fill) -> None:
     if size:
         try:
@@ -86,15 +101,6 @@ def _write(descriptor: int, size: int, fill: Fill) -> None:
 def _link(link: Path, descriptor: int) -> None:
     link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     link.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
-    try:
-        link.open("rb").close()
-    except OSError as error:
-        link.unlink()
-        raise _unavailable(
-            f"{link.name}: its link doesn't open ({error.strerror})",
-            "allow this process to be inspected (PR_SET_DUMPABLE, /proc mounted), "
-            "or use tensors() or read_bytes()",
-        ) from None
 
 
 def _remove(root: Path, files: dict[str, int], owner: int) -> None:
