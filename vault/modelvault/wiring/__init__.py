@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from modelvault.adapters.policy_files import PolicyFolder
+    from modelvault.adapters.policy_regorus import RegorusEngine
     from modelvault.client.session import Session
     from modelvault.policy.bundle import Bundle
-    from modelvault.ports.policy import PolicyEngine
+    from modelvault.policy.rego import Finding as PolicyFinding
     from modelvault.settings import Settings
     from modelvault.wiring.doctor import Finding
     from modelvault.wiring.making import Made
@@ -108,11 +109,23 @@ def policy_bundle(home: str | Path | None = None) -> Bundle:
     return policy_folder(home).working()
 
 
-def policy_engine(home: str | Path | None = None, bundle: Bundle | None = None) -> PolicyEngine:
+def policy_engine(home: str | Path | None = None, bundle: Bundle | None = None) -> RegorusEngine:
     """An engine over `bundle`, or over the home's working copy. Grants nothing; close it."""
-    from modelvault.wiring import embedded
+    from modelvault.adapters.policy_regorus import RegorusEngine
 
-    return embedded.engine_of(policy_bundle(home) if bundle is None else bundle)
+    return RegorusEngine.of(policy_bundle(home) if bundle is None else bundle)
+
+
+def check_policy(home: str | Path | None = None) -> list[PolicyFinding]:
+    """What is wrong with the home's edited policies: Rego, data.json, and its patterns.
+
+    Patterns are held against the models that the caller may list. Raises as `connect` does.
+    """
+    from modelvault.wiring import checking
+
+    folder = policy_folder(home)
+    with connect(home=home) as session:
+        return checking.check(folder, session)
 
 
 def doctor(home: str | Path | None = None) -> tuple[Finding, ...]:

@@ -84,6 +84,7 @@ def open_parts(home: Home, settings: Settings, ask: Ask | None) -> Parts:
         ledger = SqlLedger(home.ledger_url, clocks.utc_ms)
         opened.callback(ledger.close)
         store = FolderStore(home.path)
+        opened.callback(store.close)
         policies = PolicyFolder(home.policy)
         broker = LocalBroker(
             vault=described.vault,

@@ -83,6 +83,8 @@ def _fill(draft: Home, described: Description, settings: Settings, ask: Ask | No
     policies.start()
     revision = policies.publish(policies.working())
     _begin_ledger(draft, described, revision)
+    for path in draft.path.rglob("*"):  # whatever umask and adapters made of it
+        path.chmod(0o700 if path.is_dir() else 0o600)
     return revision
 
 

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelvault import wiring
+from modelvault.adapters.ledger_sql import SqlLedger
+from modelvault.client.pins import read_trust
+from modelvault.errors import (
+    AuthenticationError,
+    Conflict,
+    IntegrityError,
+    InvalidRequest,
+    ModelVaultError,
+    NotFound,
+    Unavailable,
+)
+from modelvault.wiring import embedded, making, roots
+from modelvault.wiring.home import Home
+from support.homes import isolated
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return isolated(tmp_path, monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _cheap_argon2(monkeypatch: pytest.MonkeyPatch) -> None:
+    from modelvault.adapters.keys_local import Passphrase
+    from modelvault.adapters.keys_local.document import Argon2
+
+    real = Passphrase.of.__func__  # type: ignore[attr-defined]
+    cheap = Argon2(iterations=1, memory_kib=64, lanes=1)
+    monkeypatch.setattr(Passphrase, "of", classmethod(lambda cls, text: real(cls, text, cheap)))
+
+
+def tree(folder: Path) -> dict[str, int]:
+    return {
+        str(path.relative_to(folder)): path.stat().st_mode & 0o777 for path in folder.rglob("*")
+    }
+
+
+def test_a_home_is_private_whole_and_has_its_root_key_outside(home: Path, tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        made = wiring.init(user="me")
+    finally:
+        os.umask(old)
+    assert (made.home, made.root.kind) == (home, "file")
+    key = Path(made.root.path or "")
+    assert key == tmp_path / "config" / "modelvault" / f"{made.vault}.key"
+    assert (key.stat().st_mode & 0o777, key.stat().st_size) == (0o600, 32)
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert all(
+        mode == (0o700 if (home / name).is_dir() else 0o600) for name, mode in tree(home).items()
+    )
+    assert {"vault.json", "keyring.json", "ledger.db", "objects", "policy", "trust.json"} <= set(
+        tree(home)
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "config"}  # no draft is left
+    text = (home / "vault.json").read_text()
+    assert key.read_bytes().hex() not in text
+    assert json.loads(text)["identity"] == {"groups": ["admins"], "sub": "me"}
+
+
+def test_what_a_new_vault_says_of_itself(home: Path) -> None:
+    made = wiring.init(user="me", digest_alg="sha256", segment_length=4096)
+    described = Home(home).read()
+    assert (described.vault, described.digest_alg) == (made.vault, "sha256")
+    assert described.segment_length == 4096
+    trust = read_trust(home / "trust.json", made.vault)
+    assert {key.purpose for key in trust.keys} == {"manifest", "record", "log", "bundle"}
+    ledger = SqlLedger(Home(home).ledger_url, lambda: 0)
+    assert ledger.policy_revision() == made.policy_revision
+    (entry,) = ledger.entries()
+    assert (entry.action, entry.actor, entry.revision) == (
+        "init",
+        "local:me",
+        made.policy_revision,
+    )
+    ledger.close()
+    assert wiring.policy_bundle().revision == made.policy_revision
+    assert wiring.policy_folder().revisions() == (made.policy_revision,)
+
+
+@pytest.mark.parametrize("what", ["vault", "file", "empty folder", "dangling link"])
+def test_what_is_there_is_left_alone(home: Path, what: str) -> None:
+    if what == "vault":
+        wiring.init()
+    elif what == "file":
+        home.write_text("mine")
+    elif what == "empty folder":
+        home.mkdir()
+    else:
+        home.symlink_to("nowhere")
+    before = sorted(home.parent.rglob("*"))
+    with pytest.raises(Conflict) as caught:
+        wiring.init()
+    assert caught.value.code == "home_exists"
+    assert sorted(home.parent.rglob("*")) == before
+
+
+def failing(*_args: object) -> str:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_failure_leaves_neither_home_nor_key(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "_begin_ledger", failing)
+    with pytest.raises(Unavailable, match="No space") as caught:
+        wiring.init()
+    assert caught.value.code == "cant_write"
+    assert list(tmp_path.rglob("*")) == [tmp_path / "config", tmp_path / "config" / "modelvault"]
+
+
+def test_ctrl_c_leaves_neither_home_nor_key(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(making, "_begin_ledger", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        wiring.init(root="passphrase", ask=lambda _prompt: "secret")
+    assert not home.exists()
+    assert not list(tmp_path.rglob(".home*"))
+
+
+def test_somebody_elses_init_in_the_same_moment(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = making._begin_ledger
+
+    def overtaken(*args: object) -> None:
+        real(*args)  # type: ignore[arg-type]
+        home.mkdir()
+        (home / "theirs").touch()
+
+    monkeypatch.setattr(making, "_begin_ledger", overtaken)
+    with pytest.raises(Conflict) as caught:
+        wiring.init()
+    assert caught.value.code == "home_exists"
+    assert [path.name for path in home.iterdir()] == ["theirs"]
+
+
+def test_a_parent_that_is_no_folder(home: Path) -> None:
+    home.parent.joinpath("file").touch()
+    with pytest.raises(ModelVaultError) as caught:
+        wiring.init(home.parent / "file" / "home")
+    assert isinstance(caught.value, Conflict | Unavailable)
+
+
+@pytest.mark.parametrize(
+    "options", [{"segment_length": 10}, {"user": "x" * 500}, {"digest_alg": "md5"}]
+)
+def test_a_home_that_could_not_be_opened_is_not_made(
+    home: Path, options: dict[str, object]
+) -> None:
+    with pytest.raises(InvalidRequest):
+        wiring.init(**options)  # type: ignore[arg-type]
+    assert not home.exists()
+
+
+def parts(home: Path, **more: object) -> embedded.Parts:
+    from modelvault import settings
+
+    return embedded.open_parts(Home(home), settings.read(os.environ, **more), None)
+
+
+@pytest.mark.parametrize("how", ["variable", "file", "asked"])
+def test_a_passphrase(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    if how == "variable":
+        monkeypatch.setenv("MODELVAULT_PASSPHRASE", "open sesame")
+    elif how == "file":
+        (tmp_path / "phrase").write_text("open sesame\r\nsecond line\n")
+        monkeypatch.setenv("MODELVAULT_PASSPHRASE_FILE", str(tmp_path / "phrase"))
+    made = wiring.init(root="passphrase", ask=lambda _prompt: "open sesame")
+    assert (made.root.kind, made.root.path) == ("passphrase", None)
+    monkeypatch.delenv("MODELVAULT_PASSPHRASE_FILE", raising=False)
+    monkeypatch.setenv("MODELVAULT_PASSPHRASE", "open sesame")
+    parts(home).close()
+    monkeypatch.setenv("MODELVAULT_PASSPHRASE", "wrong")
+    with pytest.raises(AuthenticationError) as caught:
+        parts(home)
+    assert caught.value.code == "wrong_root_key"
+
+
+def test_nobody_to_ask_for_the_passphrase(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wiring.init(root="passphrase", ask=lambda _prompt: "secret")
+    with pytest.raises(InvalidRequest, match="nobody to ask") as caught:
+        parts(home)
+    assert caught.value.code == "no_passphrase"
+    monkeypatch.setenv("MODELVAULT_PASSPHRASE_FILE", str(tmp_path / "none"))
+    with pytest.raises(InvalidRequest, match="none: No such file"):
+        parts(home)
+    (tmp_path / "none").write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidRequest, match="UTF-8"):
+        parts(home)
+
+
+def test_the_terminal_is_asked_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roots.sys.stdin, "isatty", lambda: False, raising=False)
+    assert roots.terminal() is None
+    monkeypatch.setattr(roots.sys.stdin, "isatty", lambda: True, raising=False)
+    assert roots.terminal() is not None
+
+
+def test_the_root_key_has_to_be_there(home: Path) -> None:
+    made = wiring.init()
+    Path(made.root.path or "").unlink()
+    with pytest.raises(Unavailable) as caught:
+        parts(home)
+    assert caught.value.code == "root_key_unavailable"
+
+
+def test_no_home_says_how_to_make_one(home: Path) -> None:
+    for use in (wiring.connect, wiring.policy_bundle, wiring.policy_engine):
+        with pytest.raises(NotFound) as caught:
+            use()
+        assert (caught.value.code, "modelvault init" in caught.value.hint) == ("no_home", True)
+    home.mkdir()
+    (home / "vault.json").mkdir()
+    with pytest.raises(NotFound):
+        wiring.connect()
+
+
+def test_a_broken_description_and_another_vaults_trust(home: Path, tmp_path: Path) -> None:
+    wiring.init()
+    other = wiring.init(tmp_path / "other")
+    (home / "trust.json").write_bytes((other.home / "trust.json").read_bytes())
+    with pytest.raises(IntegrityError) as caught:
+        wiring.connect()
+    assert caught.value.code == "other_vault"
+    (home / "vault.json").write_text("{}")
+    with pytest.raises(IntegrityError, match=r"vault\.json"):
+        wiring.connect()
+    text = (other.home / "vault.json").read_text().replace(str(other.root.path), "")
+    (other.home / "vault.json").write_text(text.replace(',"path":""', ""))
+    with pytest.raises(InvalidRequest, match="no key file"):
+        wiring.connect(home=other.home)
+
+
+def test_a_broker_is_for_a_later_version(home: Path) -> None:
+    with pytest.raises(InvalidRequest, match="not|isn't") as caught:
+        wiring.connect("https://broker.example")
+    assert caught.value.code == "no_broker"
+
+
+def test_a_user_without_a_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import getpass
+
+    def nameless() -> str:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    wiring.init()
+    assert Home(home).read().identity.sub == f"uid-{os.getuid()}"
+
+
+def test_the_working_copy_has_an_engine(home: Path) -> None:
+    wiring.init()
+    engine = wiring.policy_engine()
+    assert engine.revision == wiring.policy_bundle().revision  # type: ignore[attr-defined]
+    engine.close()  # type: ignore[attr-defined]
+
+
+LIGHT = """
+import sys, modelvault
+from modelvault import connect, errors
+heavy = {"sqlalchemy", "cryptography", "numpy", "regorus", "keyring", "jwt", "blake3", "msgspec"}
+print(sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_importing_the_front_is_light() -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_unknown_names_of_the_front_are_attribute_errors() -> None:
+    import modelvault
+
+    assert modelvault.Session.__name__ == "Session"
+    assert modelvault.Model.__name__ == "Model"
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = modelvault.nonsense
