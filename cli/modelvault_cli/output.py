@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import click
 import msgspec
@@ -46,7 +47,7 @@ def talk(text: str) -> None:
 def emit(options: Globals, document: msgspec.Struct, lines: Iterable[str]) -> None:
     """The result: the document with --json, else its lines for people."""
     if options.json:
-        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        click.echo(_json(document))
         return
     for line in lines:
         click.echo(printable(line))
@@ -54,15 +55,17 @@ def emit(options: Globals, document: msgspec.Struct, lines: Iterable[str]) -> No
 
 def error_document(error: ModelVaultError, exit_code: int) -> str:
     """The JSON document of a failure."""
-    body = {
-        "code": error.code,
-        "family": error.family,
-        "message": error.message,
-        "hint": error.hint,
-        "exit_code": exit_code,
-        "details": _plain(error.details),
-    }
-    return msgspec.json.format(msgspec.json.encode({"error": body}), indent=2).decode()
+    from modelvault_cli.documents import ErrorBody, Failure
+
+    body = ErrorBody(
+        code=error.code,
+        family=error.family,
+        message=error.message,
+        hint=error.hint,
+        exit_code=exit_code,
+        details=_plain(error.details),
+    )
+    return _json(Failure(error=body))
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -116,7 +119,11 @@ def progress(what: str) -> Iterator[Progress | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _plain(details: Mapping[str, object]) -> dict[str, object]:
+def _json(document: msgspec.Struct) -> str:
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def _plain(details: Mapping[str, object]) -> dict[str, Any]:
     simple = (str, int, bool, float, type(None))
     return {
         key: value if isinstance(value, (*simple, list, tuple, dict)) else str(value)

@@ -1,7 +1,4 @@
-"""The JSON documents that `--json` prints, one for each command; docs/cli.md lists their fields.
-
-Sizes are plaintext bytes, times RFC 3339 UTC or milliseconds where the name ends in `_ms`.
-"""
+"""Documents about models, versions, leases and keys."""
 
 from __future__ import annotations
 
@@ -10,30 +7,7 @@ import msgspec
 from modelvault.access import Obligations
 from modelvault.lease import LeaseSummary, ModelSummary, VersionSummary
 from modelvault.manifest import Hints, Provenance
-from modelvault.record import Entry
-
-
-class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all documents."""
-
-
-class Plan(Document, frozen=True, kw_only=True):
-    """What `--dry-run` tells: nothing was changed."""
-
-    dry_run: bool = True
-    action: str
-    target: str
-    effect: str
-    reasons: tuple[str, ...] = ()
-
-
-class Init(Document, frozen=True, kw_only=True):
-    """`init`: the new vault."""
-
-    vault: str
-    home: str
-    root_key: str
-    policy_revision: str
+from modelvault_cli.documents.base import Document
 
 
 class Model(Document, frozen=True, kw_only=True):
@@ -171,54 +145,3 @@ class LeaseShown(Document, frozen=True, kw_only=True):
     """`lease show`."""
 
     lease: LeaseSummary
-
-
-class Token(Document, frozen=True, kw_only=True):
-    """`token mint`."""
-
-    token: str
-    lifetime_s: int
-
-
-class Who(Document, frozen=True, kw_only=True):
-    """`whoami`: the caller as the vault sees it."""
-
-    id: str
-    issuer: str
-    groups: tuple[str, ...]
-    bound_by: str
-    issued_at: str
-    expires_at: str
-
-
-class Collected(Document, frozen=True, kw_only=True):
-    """`gc`: what was removed, or would be."""
-
-    dry_run: bool
-    uploads: int
-    versions: int
-    objects: int
-    bytes: int
-
-
-class Audit(Document, frozen=True, kw_only=True):
-    """`audit`: some entries, oldest first, and the seq to go on `--after` (null: the last)."""
-
-    entries: tuple[Entry, ...]
-    next: int | None
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One check of `doctor`: `status` is `ok`, `warning` or `problem`; `mend` says what to do."""
-
-    check: str
-    status: str
-    found: str
-    mend: str = ""
-
-
-class Checkup(Document, frozen=True, kw_only=True):
-    """`doctor`: all findings; `healthy` is false when one of them is a problem."""
-
-    healthy: bool
-    findings: tuple[Finding, ...]

@@ -1,0 +1,219 @@
+"""`policy`: an admin tests, checks, explains and publishes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from modelvault.errors import InvalidRequest, NotFound
+from modelvault_cli.commands import arguments
+from modelvault_cli.frame import Globals, command, group, pass_globals
+
+if TYPE_CHECKING:
+    from modelvault.access import Action, Principal
+    from modelvault.lease import Explanation
+    from modelvault.policy.bundle import Bundle
+    from modelvault.policy.cases import Case
+
+policy = group("policy", "Test, check, explain and publish policies.")
+
+
+@command(
+    "test",
+    "modelvault policy test",
+    "modelvault policy test ./our-cases.json",
+)
+@click.argument("tables", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@pass_globals
+def test(options: Globals, tables: tuple[Path, ...]) -> int:
+    """Ask the edited policies every case of some decision tables.
+
+    Without arguments: the shipped tables, and cases/*.json in the home's policy folder. Needs no
+    OPA. The exit code is 1 when a case gets another decision than it should.
+    """
+    from modelvault import wiring
+    from modelvault.policy import cases
+    from modelvault_cli.documents import CaseFailure, PolicyTest
+    from modelvault_cli.output import emit
+
+    bundle, own_tables = _working(options)
+    asked = _cases(tables or own_tables, shipped=not tables)
+    failures = tuple(
+        CaseFailure(file=one.file, name=one.name, expected=one.expected, got=one.got)
+        for one in cases.run(asked, bundle, lambda which: wiring.policy_engine(bundle=which))
+    )
+    document = PolicyTest(revision=bundle.revision, cases=len(asked), failures=failures)
+    lines = [
+        line
+        for one in failures
+        for line in (f"{one.file}: {one.name}", f"  expected {one.expected}", f"  got {one.got}")
+    ]
+    emit(options, document, [*lines, f"{len(asked)} cases, {len(failures)} failed"])
+    return 1 if failures else 0
+
+
+def _working(options: Globals) -> tuple[Bundle, tuple[Path, ...]]:
+    """The home's edited policies and its own tables; what is shipped, where there is no home."""
+    from modelvault import wiring
+    from modelvault.policy import shipped
+    from modelvault_cli.output import talk
+
+    try:
+        folder = wiring.policy_folder(options.home)
+    except NotFound:
+        talk("no vault here: these are the shipped policies")
+        return shipped.bundle(), ()
+    return folder.working(), tuple(sorted((folder.root / "cases").glob("*.json")))
+
+
+def _cases(tables: tuple[Path, ...], *, shipped: bool) -> tuple[Case, ...]:
+    from modelvault.policy import cases
+
+    own = tuple(case for path in tables for case in cases.load(str(path), path.read_bytes()))
+    return (*cases.shipped(), *own) if shipped else own
+
+
+@command("check", "modelvault policy check")
+@pass_globals
+def check(options: Globals) -> int:
+    """Look for mistakes in the edited policies: syntax, names that nobody knows, patterns that
+    match nothing.
+
+    The exit code is 1 when there is a finding.
+    """
+    from modelvault import wiring
+    from modelvault_cli.documents import PolicyCheck, PolicyFinding
+    from modelvault_cli.output import emit
+
+    findings = tuple(
+        PolicyFinding(file=one.file, line=one.line, code=one.code, text=one.text)
+        for one in wiring.check_policy(options.home)
+    )
+    lines = [f"{one.file}:{one.line}: {one.code}: {one.text}" for one in findings]
+    emit(options, PolicyCheck(findings=findings), lines or ["no findings"])
+    return 1 if findings else 0
+
+
+@command(
+    "explain",
+    "modelvault policy explain load minilm:prod --purpose inference",
+    "modelvault policy explain export minilm --sub ci-7 --group ml-engineers -p export",
+)
+@click.argument("action")
+@arguments.reference
+@click.option("--purpose", "-p", metavar="NAME", help="What for: inference, evaluation, …")
+@click.option("--sub", metavar="NAME", help="Of the local issuer, instead of yourself.")
+@click.option("--group", "groups", multiple=True, metavar="NAME", help="A group of --sub.")
+@pass_globals
+def explain(
+    options: Globals,
+    action: str,
+    reference: str,
+    purpose: str | None,
+    sub: str | None,
+    groups: tuple[str, ...],
+) -> int:
+    """Say what the published policy would answer, and why. Nothing is granted.
+
+    It is an action of its own, which stands in the audit log. The exit code is 1 when the answer
+    is no.
+    """
+    from modelvault_cli.documents import Explained
+    from modelvault_cli.output import emit
+
+    asked = _action(action)
+    with options.session() as session:
+        answer = session.explain(asked, reference, purpose=purpose, subject=_subject(sub, groups))
+    document = Explained(
+        action=action,
+        target=reference,
+        allowed=answer.allowed,
+        reasons=answer.reasons,
+        obligations=answer.obligations,
+        revision=answer.revision,
+        decision_id=answer.decision_id,
+    )
+    emit(options, document, _explained(answer))
+    return 0 if answer.allowed else 1
+
+
+def _action(text: str) -> Action:
+    from modelvault.access import Action
+
+    for known in get_args(Action):
+        if known == text:
+            found: Action = known
+            return found
+    raise InvalidRequest(
+        "bad_action", f"there is no action {text!r}", f"actions: {', '.join(get_args(Action))}"
+    )
+
+
+def _subject(sub: str | None, groups: tuple[str, ...]) -> Principal | None:
+    """Somebody of the local issuer, as a token minted now would make them."""
+    from modelvault.access import Principal
+    from modelvault.clock import utc_ms
+
+    if sub is None:
+        if groups:
+            raise InvalidRequest("usage", "--group needs --sub", "say whose groups they are")
+        return None
+    now = utc_ms()
+    return Principal(
+        id=f"local:{sub}",
+        issuer="local",
+        groups=tuple(f"local:{name}" for name in groups),
+        claims={},
+        issued_at=now,
+        expires_at=now + 900_000,
+    )
+
+
+def _explained(answer: Explanation) -> list[str]:
+    import msgspec
+
+    from modelvault_cli.output import fields
+
+    standing = msgspec.to_builtins(answer.obligations)
+    return fields(
+        {
+            "decision": "allowed" if answer.allowed else "denied",
+            "reasons": ", ".join(answer.reasons),
+            "obligations": ", ".join(
+                f"{name} {value}" for name, value in standing.items() if value not in (None, False)
+            ),
+            "revision": answer.revision,
+            "decision id": answer.decision_id,
+        }
+    )
+
+
+@command("publish", "modelvault policy publish --dry-run", "modelvault policy publish --yes")
+@arguments.yes
+@arguments.dry_run
+@pass_globals
+def publish(options: Globals, yes: bool, dry_run: bool) -> int:
+    """Put the edited policies into force: from then on only their decisions count.
+
+    They must evaluate, and must still let you publish policies.
+    """
+    from modelvault import wiring
+    from modelvault_cli.documents import Published
+    from modelvault_cli.output import confirm, emit
+
+    if dry_run:
+        revision = wiring.policy_bundle(options.home).revision
+        emit(options, Published(dry_run=True, revision=revision), [f"would publish {revision}"])
+        return 0
+    if not confirm("Put the edited policies into force?", yes=yes):
+        return 1
+    with options.session() as session:
+        revision = session.publish_policy()
+    emit(options, Published(dry_run=False, revision=revision), [f"in force: {revision}"])
+    return 0
+
+
+for _command in (test, check, explain, publish):
+    policy.add_command(_command)

@@ -1,0 +1,138 @@
+"""Documents about the vault itself, its policies, and who is asking."""
+
+from __future__ import annotations
+
+import msgspec
+
+from modelvault.access import Obligations
+from modelvault.record import Entry
+from modelvault_cli.documents.base import Document
+
+
+class Init(Document, frozen=True, kw_only=True):
+    """`init`: the new vault."""
+
+    vault: str
+    home: str
+    root_key: str
+    policy_revision: str
+
+
+class Token(Document, frozen=True, kw_only=True):
+    """`token mint`."""
+
+    token: str
+    lifetime_s: int
+
+
+class Who(Document, frozen=True, kw_only=True):
+    """`whoami`: the caller as the vault sees it."""
+
+    id: str
+    issuer: str
+    groups: tuple[str, ...]
+    bound_by: str
+    issued_at: str
+    expires_at: str
+
+
+class Collected(Document, frozen=True, kw_only=True):
+    """`gc`: what was removed, or would be."""
+
+    dry_run: bool
+    uploads: int
+    versions: int
+    objects: int
+    bytes: int
+
+
+class Audit(Document, frozen=True, kw_only=True):
+    """`audit`: some entries, oldest first, and the seq to go on `--after` (null: the last)."""
+
+    entries: tuple[Entry, ...]
+    next: int | None
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One check of `doctor`: `status` is `ok`, `warning` or `failed`; `mend` says what to do."""
+
+    check: str
+    status: str
+    found: str
+    mend: str = ""
+
+
+class Checkup(Document, frozen=True, kw_only=True):
+    """`doctor`: all findings; `healthy` is false when one of them failed."""
+
+    healthy: bool
+    findings: tuple[Finding, ...]
+
+
+class CaseFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """A case that got another answer than it should; both as JSON text."""
+
+    file: str
+    name: str
+    expected: str
+    got: str
+
+
+class PolicyTest(Document, frozen=True, kw_only=True):
+    """`policy test`: how many cases were asked of which revision, and those that failed."""
+
+    revision: str
+    cases: int
+    failures: tuple[CaseFailure, ...]
+
+
+class PolicyFinding(msgspec.Struct, frozen=True, kw_only=True):
+    """A mistake in a policy file; line 0 means the file as a whole."""
+
+    file: str
+    line: int
+    code: str
+    text: str
+
+
+class PolicyCheck(Document, frozen=True, kw_only=True):
+    """`policy check`: all findings; none means that all is well."""
+
+    findings: tuple[PolicyFinding, ...]
+
+
+class Explained(Document, frozen=True, kw_only=True):
+    """`policy explain`: what the policy would say."""
+
+    action: str
+    target: str
+    allowed: bool
+    reasons: tuple[str, ...]
+    obligations: Obligations
+    revision: str
+    decision_id: str
+
+
+class Published(Document, frozen=True, kw_only=True):
+    """`policy publish`: the revision that is in force, or would be."""
+
+    dry_run: bool
+    revision: str
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """A step of `demo`: what was seen, whether that was expected, and how long it took."""
+
+    title: str
+    ok: bool
+    seen: str
+    elapsed_ms: int
+
+
+class Demo(Document, frozen=True, kw_only=True):
+    """`demo`: all steps, and the audit trail that they left."""
+
+    passed: bool
+    steps: tuple[Step, ...]
+    entries: tuple[Entry, ...]
+    kept: str | None

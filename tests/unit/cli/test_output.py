@@ -1,0 +1,134 @@
+"""What reaches people and programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from modelvault.errors import AccessDenied, InvalidRequest
+from modelvault_cli import documents, output
+from modelvault_cli.frame import Globals
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (90_868_376, "86.7 MiB"),
+        (1 << 30, "1.0 GiB"), (5 << 40, "5.0 TiB"), (5 << 50, "5120.0 TiB"),
+    ],
+)  # fmt: skip
+def test_sizes(count: int, text: str) -> None:
+    assert output.size(count) == text
+
+
+@pytest.mark.parametrize(("ms", "text"), [(0, "0 ms"), (999, "999 ms"), (1240, "1.24 s")])
+def test_seconds(ms: int, text: str) -> None:
+    assert output.seconds(ms) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("minilm", "minilm"),
+        ("Größe ü", "Größe ü"),
+        ("\x1b[2J\x07", "\\x1b[2J\\x07"),
+        ("a\nb", "a\\nb"),
+        ("\u202eexe", "\\u202eexe"),
+        ("\udcff", "\\udcff"),
+    ],
+)
+def test_nothing_drives_the_terminal(text: str, shown: str) -> None:
+    assert output.printable(text) == shown
+
+
+def test_tables_have_columns() -> None:
+    assert output.table(("A", "LONG"), [("xyz", "1"), ("", "\x1b")]) == [
+        "A    LONG",
+        "xyz  1",
+        "     \\x1b",
+    ]
+
+
+def test_no_rows_no_table() -> None:
+    assert output.table(("A",), []) == []
+
+
+def test_fields_leave_empty_ones_out() -> None:
+    assert output.fields({"a": "1", "long": "2", "none": ""}) == ["a:    1", "long: 2"]
+    assert output.fields({}) == []
+
+
+def test_json_or_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    options = Globals()
+    output.emit(options, documents.Deleted(target="m@1"), ["m@1 is hidden"])
+    assert capsys.readouterr().out == "m@1 is hidden\n"
+    options.json = True
+    output.emit(options, documents.Deleted(target="m@1"), ["m@1 is hidden"])
+    assert json.loads(capsys.readouterr().out) == {"target": "m@1"}
+
+
+def test_error_documents_hold_plain_details() -> None:
+    error = AccessDenied("denied", "no", "ask", reasons=("a",), owner="o", other=InvalidRequest)
+    told = json.loads(output.error_document(error, 3))["error"]
+    assert told["code"] == "denied"
+    assert told["family"] == "access_denied"
+    assert told["exit_code"] == 3
+    assert told["details"]["reasons"] == ["a"]
+    assert isinstance(told["details"]["other"], str)
+
+
+class Terminal:
+    """Stands for stdin or stderr."""
+
+    def __init__(self, terminal: bool) -> None:
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None: ...
+
+
+def test_yes_asks_nothing() -> None:
+    assert output.confirm("Sure?", yes=True)
+
+
+@pytest.mark.parametrize(("keyboard", "screen"), [(True, False), (False, True), (False, False)])
+def test_without_a_terminal_yes_must_be_given(
+    monkeypatch: pytest.MonkeyPatch, keyboard: bool, screen: bool
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal(keyboard))
+    monkeypatch.setattr(sys, "stderr", Terminal(screen))
+    with pytest.raises(InvalidRequest, match="no terminal") as caught:
+        output.confirm("Sure?", yes=False)
+    assert caught.value.code == "needs_yes"
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_on_a_terminal_it_asks(monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(sys, "stdin", Terminal(True))
+    monkeypatch.setattr(sys, "stderr", Terminal(True))
+    monkeypatch.setattr("click.confirm", lambda text, err: asked.append((text, err)) or answer)
+    assert output.confirm("Sure?", yes=False) is answer
+    assert asked == [("Sure?", True)]
+
+
+def test_no_progress_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal(False))
+    with output.progress("encrypting") as advance:
+        assert advance is None
+
+
+def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal(True))
+    with output.progress("encrypting [bold]m[/bold]") as advance:
+        assert advance is not None
+        advance(1, 10)
+        advance(10, 10)
