@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import re
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -284,6 +285,22 @@ def test_drop_during_a_decryption_waits_a_stride_only(monkeypatch: pytest.Monkey
     assert errors == ["revoked"]
     assert len(reader.reads) == 1
     model.close()
+
+
+def test_views_keep_a_forgotten_model_and_its_lease() -> None:
+    version = Version(FILES)
+    model = version.model()
+    watch = weakref.ref(model)
+    view = model.tensor("a")[3:]
+    address = place(view)
+    del model
+    gc.collect()
+    assert watch() is not None
+    assert view[0] == 3
+    del view
+    gc.collect()
+    assert watch() is None
+    assert not mapped(address)
 
 
 def test_a_region_released_between_fill_and_view_is_filled_again() -> None:

@@ -39,6 +39,7 @@ class _Memory(mmap.mmap):
 
     touched: bytearray
     owner: int
+    holder: object
 
     def wipe(self) -> None:
         with memoryview(self) as view:
@@ -56,10 +57,14 @@ class _Memory(mmap.mmap):
 class Region:
     """`size` bytes of zeroed anonymous memory. Threads may take views and write at once."""
 
-    def __init__(self, size: int) -> None:
-        """Raises Unavailable (`insufficient_memory`) when the system doesn't give the memory."""
+    def __init__(self, size: int, holder: object = None) -> None:
+        """`holder` lives at least as long as the memory does.
+
+        Raises Unavailable (`insufficient_memory`) when the system doesn't give the memory.
+        """
         self.size = size
         self._memory: _Memory | None = _map(max(size, 1))
+        self._memory.holder = holder
         self._alive = weakref.ref(self._memory)
 
     def writable(self, begin: int, end: int) -> memoryview:

@@ -39,8 +39,8 @@ class Model:
     wouldn't fit, AccessDenied (`pickle_refused`) for pickles that the policy doesn't allow,
     AccessDenied (`file_not_granted`) and NotFound (`no_file`) for other paths.
 
-    What was handed out (arrays, tensors, memoryviews) keeps its file's memory alive: drop it
-    before the end of the `with`, or before `close()`.
+    What was handed out (arrays, tensors, memoryviews) keeps its file's memory alive, and with it
+    this model and its lease: drop it before the end of the `with`, or before `close()`.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Model:
         self._fits = fits
         self._on_close = on_close
         self._residents = {
-            entry.path: Resident(entry, readers, self._gate, fits)
+            entry.path: Resident(entry, readers, self._gate, fits, holder=self)
             for entry in manifest.files
             if entry.path in set(paths)
         }

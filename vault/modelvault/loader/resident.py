@@ -30,8 +30,11 @@ class Resident:
         open_reader: Readers,
         gate: Gate,
         fits: Fits,
+        holder: object = None,
     ) -> None:
+        """`holder` is kept alive by every view of the file."""
         self.entry = entry
+        self._holder = holder
         self._open_reader = open_reader
         self._gate = gate
         self._fits = fits
@@ -204,7 +207,7 @@ class Resident:
 
     def _mapped(self) -> Region:
         if self._region is None:
-            self._region = Region(self.size)
+            self._region = Region(self.size, self._holder)
         return self._region
 
 
