@@ -16,7 +16,6 @@ denies contains "classification_not_granted" if {
 
 denies contains "purpose_not_granted" if {
 	count(_roles_for_classification) > 0
-	count(_roles_for_purpose) == 0
 	count(grants) == 0
 }
 
