@@ -1,0 +1,208 @@
+"""The one gate: who is asking, what do verified documents say of it, what does the policy answer.
+
+No call of the broker does anything before it has an `Authorised` from here. Whatever isn't a
+clear yes is an error: a deny is AccessDenied and stands in the audit log before the caller hears
+of it; an outage is Unavailable; what the caller may not `show` looks like what isn't there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from modelvault.access import AccessRequest, Action, Caller, Decision, Principal, Resource
+from modelvault.broker.asked import (
+    EVERY,
+    Authorised,
+    Who,
+    entry,
+    model_name,
+    unauthenticated,
+)
+from modelvault.broker.engines import Engines
+from modelvault.broker.parts import Parts
+from modelvault.broker.verified import KnownVersion, Records, absent
+from modelvault.errors import AccessDenied, AuthenticationError, NotFound
+from modelvault.identity import tokens
+from modelvault.identity.issuer import Issuer
+from modelvault.policy import document
+from modelvault.ports.identity import IssuerKeys
+from modelvault.reference import Reference
+
+PURPOSE_CLAIM = "purpose"
+PURPOSE_MISMATCH = "purpose_mismatch"
+_OBLIGATION_REASONS = (document.UNKNOWN_OBLIGATION, document.UNFULFILLED_OBLIGATION)
+
+
+class Gate:
+    """Authenticates, asks the policy, writes denials down. Thread-safe."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        records: Records,
+        engines: Engines,
+        issuers: Iterable[Issuer],
+        issuer_keys: IssuerKeys,
+    ) -> None:
+        self._vault = parts.vault
+        self._ledger = parts.ledger
+        self.records = records
+        self._engines = engines
+        self._issuers = tuple(issuers)
+        self._issuer_keys = issuer_keys
+
+    def authenticate(self, caller: Caller, action: str, key_hash: str | None) -> Who:
+        """The caller, by its token, at the ledger's time.
+
+        `key_hash` is that of the recipient key that the request names, or None: only for that key
+        is a key-bound token good. Raises AuthenticationError, once it is in the audit log.
+        """
+        now = self._ledger.now()
+        try:
+            principal = tokens.verify(
+                caller.token,
+                self._issuers,
+                self._issuer_keys,
+                now,
+                vault=self._vault,
+                key_hash=key_hash,
+            )
+        except AuthenticationError as refused:
+            self._ledger.append(unauthenticated(caller, action, now, refused.code))
+            raise
+        return Who(caller, principal, now)
+
+    def decide(
+        self,
+        who: Who,
+        action: Action,
+        resource: Resource,
+        *,
+        purpose: str | None = None,
+        ticket: str | None = None,
+        fulfils: Sequence[str] = (),
+    ) -> Authorised:
+        """The policy's answer, which may be no. Raises Unavailable where there is none."""
+        bound = who.principal.claims.get(PURPOSE_CLAIM)
+        request = AccessRequest(
+            principal=who.principal,
+            action=action,
+            resource=resource,
+            now=who.now,
+            purpose=purpose,
+            purpose_bound_by="caller" if bound is None else "token",
+            ticket=ticket,
+            source_ip=who.caller.source_ip,
+            client=who.caller.client,
+            fulfils=tuple(fulfils),
+        )
+        decision = self._engines.decide(document.to_input(request))
+        if purpose is not None and bound is not None and bound != purpose:
+            decision = denied(decision, PURPOSE_MISMATCH)
+        return Authorised(who, request, decision)
+
+    def authorise(
+        self,
+        who: Who,
+        action: Action,
+        resource: Resource,
+        *,
+        purpose: str | None = None,
+        ticket: str | None = None,
+        fulfils: Sequence[str] = (),
+    ) -> Authorised:
+        """An allowed request.
+
+        Raises AccessDenied, or NotFound where the caller may not even `show` the model; both once
+        the denial is in the audit log.
+        """
+        asked = self.decide(who, action, resource, purpose=purpose, ticket=ticket, fulfils=fulfils)
+        if asked.decision.allowed:
+            return asked
+        self._ledger.append(entry(asked, "denied"))
+        if action != "create":  # there the model isn't there yet, and the caller named it
+            self._hide(asked)
+        raise refusal(asked)
+
+    def refuse(self, asked: Authorised, code: str, hint: str) -> AccessDenied:
+        """Write down that a request which the policy allowed fails on a rule of the broker."""
+        refused = Authorised(asked.who, asked.request, denied(asked.decision, code))
+        self._ledger.append(entry(refused, "denied"))
+        return refusal(refused, code, hint)
+
+    def limited(self, asked: Authorised, stopped: AccessDenied) -> AccessDenied:
+        """Write down that the ledger stopped an allowed request: a limit or a revocation."""
+        refused = Authorised(asked.who, asked.request, denied(asked.decision, stopped.code))
+        self._ledger.append(entry(refused, "denied"))
+        told = refusal(refused, stopped.code, stopped.hint)
+        message = f"{told.message} ({stopped.message})"
+        return AccessDenied(told.code, message, told.hint, **{**stopped.details, **told.details})
+
+    def version(self, who: Who, reference: Reference) -> KnownVersion:
+        """The version of a reference, verified.
+
+        That a version or tag isn't there is told only to those who may `show` the model.
+        """
+        model = self.records.model(reference)
+        try:
+            return self.records.version(model, reference)
+        except NotFound:
+            if not self.may_show(who, model.resource()):
+                raise absent(reference) from None
+            raise
+
+    def may_show(self, who: Who, resource: Resource) -> bool:
+        """Whether the caller may know of a model."""
+        return self.decide(who, "show", resource).decision.allowed
+
+    def _hide(self, asked: Authorised) -> None:
+        request = asked.request
+        resource = request.resource
+        if EVERY in {resource.tenant, resource.id}:
+            return
+        if request.action == "show" or not self.may_show(asked.who, resource):
+            raise absent(Reference(resource.tenant, resource.id))
+
+
+def denied(decision: Decision, code: str) -> Decision:
+    """The decision as a deny with one more reason; grants that fired no longer matter."""
+    before = () if decision.allowed else decision.reasons
+    return Decision(
+        allowed=False,
+        reasons=(*before, code),
+        obligations=decision.obligations,
+        revision=decision.revision,
+        decision_id=decision.decision_id,
+    )
+
+
+def refusal(asked: Authorised, code: str | None = None, hint: str | None = None) -> AccessDenied:
+    """The error of a denied request: who, what, which, what for, why, and whom to ask."""
+    request, decision = asked.request, asked.decision
+    resource = request.resource
+    name = model_name(resource) or "this vault"
+    purpose = f" for {request.purpose}" if request.purpose else ""
+    why = ", ".join(decision.reasons) or "no reason given"
+    unfulfilled = any(reason.startswith(_OBLIGATION_REASONS) for reason in decision.reasons)
+    if unfulfilled:
+        code = code or "obligation_unfulfillable"
+        hint = hint or "use a newer modelvault here, or ask whoever writes the policy"
+    owner = resource.owner
+    whom = f"{owner}, the model's owner" if owner else "an admin of this vault"
+    return AccessDenied(
+        code or "denied",
+        f"{asked.principal.id} may not {request.action} {name}{purpose}: {why}",
+        hint or f"ask {whom}; decision {decision.decision_id}",
+        subject=asked.principal.id,
+        action=request.action,
+        model=name,
+        purpose=request.purpose,
+        reasons=list(decision.reasons),
+        decision_id=decision.decision_id,
+        owner=owner,
+    )
+
+
+def key_bound_to(principal: Principal, key_hash: str) -> bool:
+    """Whether the principal's token is bound to this recipient key."""
+    return principal.bound_by == "key" and principal.key_hash == key_hash

@@ -1,0 +1,77 @@
+"""Making a policy revision count: only one that answers, and that can be replaced again."""
+
+from __future__ import annotations
+
+import msgspec
+
+from modelvault.access import Action, Caller, Resource
+from modelvault.broker.asked import Authorised, entry, whole_vault
+from modelvault.broker.engines import Engines, close, decide
+from modelvault.broker.gate import Gate
+from modelvault.broker.parts import Parts
+from modelvault.errors import Conflict, InvalidRequest, Unavailable
+from modelvault.manifest import Sha256
+from modelvault.policy import document
+from modelvault.ports.policy import PolicyEngine
+
+# Asked of a candidate besides the caller's own question: a bundle may answer one action and fail
+# on another. What it answers is its own business.
+_PROBES: tuple[Action, ...] = ("load", "renew", "push", "show")
+_PROBED = Resource(tenant="probe", id="probe", version=1, classification="internal")
+
+
+class Publication:
+    """`publish_policy` of ports.broker.Steward. Thread-safe."""
+
+    def __init__(self, parts: Parts, gate: Gate, engines: Engines) -> None:
+        self._ledger = parts.ledger
+        self._gate = gate
+        self._engines = engines
+
+    def publish_policy(self, caller: Caller, revision: str) -> None:
+        """Make `revision` the only one whose decisions count.
+
+        Raises InvalidRequest (`bad_revision`, `policy_unusable`), Conflict (`policy_lockout`).
+        """
+        who = self._gate.authenticate(caller, "write_policy", None)
+        asked = self._gate.authorise(who, "write_policy", whole_vault())
+        _check_revision(revision)
+        engine = self._engines.candidate(revision)
+        try:
+            _check_answers(engine, revision, asked)
+        finally:
+            close(engine)
+        told = entry(asked, "done", new_revision=revision, old_revision=asked.decision.revision)
+        self._ledger.set_policy_revision(revision, told)
+
+
+def _check_answers(engine: PolicyEngine, revision: str, asked: Authorised) -> None:
+    request = asked.request
+    probes = [
+        msgspec.structs.replace(request, action=action, resource=_PROBED, purpose="inference")
+        for action in _PROBES
+    ]
+    try:
+        for probe in probes:
+            decide(engine, revision, document.to_input(probe))
+        mine = decide(engine, revision, document.to_input(request))
+    except Unavailable as broken:
+        raise InvalidRequest(
+            "policy_unusable",
+            f"policy {revision} gives no usable answer: {broken.message}",
+            "mend it, and see `modelvault policy test`; the standing policy still counts",
+        ) from None
+    if not mine.allowed:
+        raise Conflict(
+            "policy_lockout",
+            f"policy {revision} wouldn't let you write policies any more: "
+            f"{', '.join(mine.reasons)}",
+            "let a grant of it give you `write_policy`, or have its new admin publish it",
+        )
+
+
+def _check_revision(revision: str) -> None:
+    try:
+        msgspec.convert(revision, Sha256)
+    except msgspec.ValidationError:
+        raise InvalidRequest("bad_revision", "a policy revision is sha256:<64 hex>") from None

@@ -1,0 +1,236 @@
+"""A push, the broker's half: open a version, then commit it.
+
+Weights never pass through here and the DEK never leaves. What is asked of the client is believed
+only where it can be checked; model, version, previous, creator and times are the ledger's word.
+"""
+
+from __future__ import annotations
+
+from modelvault import binding
+from modelvault.access import Caller
+from modelvault.broker import composing
+from modelvault.broker.asked import Authorised, Who, entry, new_id
+from modelvault.broker.draft import check_declared, check_draft
+from modelvault.broker.gate import Gate
+from modelvault.broker.keycopy import deposit
+from modelvault.broker.parts import Parts
+from modelvault.broker.sealing import check_recipient, seal_file_keys
+from modelvault.broker.uploaded import check_uploaded
+from modelvault.broker.verified import KnownModel
+from modelvault.catalog import KeyRow, UploadRow
+from modelvault.clock import to_text
+from modelvault.crypto.floe import Geometry
+from modelvault.crypto.secret import Secret
+from modelvault.errors import AccessDenied, Conflict, InvalidRequest, NotFound
+from modelvault.identity.binding import key_hash
+from modelvault.lease import Draft, DraftFile, Published, PushAsk, Upload
+from modelvault.manifest import FileEntry
+from modelvault.reference import Reference
+
+_KEY_TRIES = 4
+_HEAD_TRIES = 64
+
+
+class Publisher:
+    """`open_version` and `commit` of ports.broker.Broker. Thread-safe."""
+
+    def __init__(self, parts: Parts, gate: Gate) -> None:
+        self._parts = parts
+        self._gate = gate
+        self._geometry = Geometry(parts.segment_length)
+
+    def open_version(self, caller: Caller, ask: PushAsk) -> Upload:
+        """Keys for a version that is about to be uploaded."""
+        hashed = key_hash(ask.recipient.suite, ask.recipient.public_key)
+        who = self._gate.authenticate(caller, "push", hashed)
+        reference = _pushable(ask.reference)
+        check_declared(ask.files, self._geometry, self._parts.terms)
+        check_recipient(ask.recipient)
+        model = self._gate.records.model(reference)
+        paths = tuple(file.path for file in ask.files)
+        sizes = tuple(file.size for file in ask.files)
+        asked = self._gate.authorise(who, "push", model.resource(paths, sum(sizes)))
+        if reference.tag is not None:  # a refusal should come before the upload, not after it
+            self._gate.authorise(who, "tag", model.resource())
+        for attempt in range(_KEY_TRIES):
+            try:
+                return self._open(asked, ask, self._row(who, model, ask, hashed))
+            except Conflict as lost:
+                # A rotation came between: that DEK is under a retiring KEK. Take a fresh one.
+                if lost.code != "kek_moved" or attempt == _KEY_TRIES - 1:
+                    raise
+        raise AssertionError("the loop returns or raises")
+
+    def commit(self, caller: Caller, upload: str, draft: Draft) -> Published:
+        """Check what was uploaded and publish it."""
+        row = self._upload(upload)
+        who = self._gate.authenticate(caller, "push", None if row is None else row.recipient)
+        if row is None or row.subject != who.principal.id:
+            raise NotFound(
+                "no_upload",
+                "there is no such upload, or somebody else opened it",
+                "push again: an upload belongs to the identity that opened it",
+            )
+        model = self._gate.records.model(Reference(row.tenant, row.model))
+        asked = self._gate.authorise(who, "push", model.resource(row.paths, sum(row.sizes)))
+        if row.state == "published":
+            return composing.published(model, *self._parts.ledger.published(upload))
+        _check_open(row, who)
+        files = self._checked(row, draft)
+        deposit(self._parts, self._parts.ledger.key(row.artifact))
+        return self._publish(asked, row, draft, files)
+
+    def _row(self, who: Who, model: KnownModel, ask: PushAsk, hashed: str) -> UploadRow:
+        return UploadRow(
+            id=new_id(),
+            tenant=model.record.tenant,
+            model=model.record.model,
+            artifact=new_id(),
+            subject=who.principal.id,
+            paths=tuple(file.path for file in ask.files),
+            sizes=tuple(file.size for file in ask.files),
+            recipient=hashed,
+            created_at=who.now,
+            expires_at=who.now + self._parts.terms.upload_ttl_s * 1000,
+        )
+
+    def _open(self, asked: Authorised, ask: PushAsk, row: UploadRow) -> Upload:
+        parts = self._parts
+        kek = parts.kek(row.tenant, row.model)
+        dek, wrapped = parts.keys.data_key(
+            kek, parts.key_context(row.tenant, row.model, row.artifact)
+        )
+        try:
+            key = KeyRow(
+                artifact=row.artifact,
+                tenant=row.tenant,
+                model=row.model,
+                wrapped=wrapped.wrapped,
+                kek_version=wrapped.kek_version,
+            )
+            told = entry(
+                asked, "allowed", upload=row.id, files=len(row.paths), bytes=sum(row.sizes)
+            )
+            try:
+                parts.ledger.begin(row, key, parts.terms.max_open_uploads, told)
+            except AccessDenied as stopped:
+                raise self._gate.limited(asked, stopped) from None
+            return self._answer(ask, row, dek)
+        finally:
+            dek.wipe()
+
+    def _answer(self, ask: PushAsk, row: UploadRow, dek: Secret) -> Upload:
+        parts = self._parts
+        info = binding.info(
+            "push",
+            parts.vault,
+            row.id,
+            row.tenant,
+            row.model,
+            0,
+            None,
+            "push",
+            row.paths,
+            ask.recipient,
+            ask.nonce,
+        )
+        files = [(row.artifact, path) for path in row.paths]
+        return Upload(
+            id=row.id,
+            tenant=row.tenant,
+            model=row.model,
+            artifact=row.artifact,
+            segment_length=parts.segment_length,
+            digest_alg=parts.digest_alg,
+            expires_at=to_text(row.expires_at),
+            sealed=seal_file_keys(files, {row.artifact: dek}, ask.recipient, info),
+        )
+
+    def _upload(self, upload: str) -> UploadRow | None:
+        try:
+            return self._parts.ledger.upload(upload)
+        except NotFound:
+            return None
+
+    def _checked(self, row: UploadRow, draft: Draft) -> tuple[FileEntry, ...]:
+        """The manifest's entries, once the draft and the objects have been checked."""
+        parts = self._parts
+        check_draft(draft, row, parts.digest_alg, parts.terms)
+        names = [name for file in draft.files for name in (file.object, file.leaves)]
+        if parts.ledger.objects_in_use(names):
+            raise InvalidRequest(
+                "objects_in_use",
+                "the draft names an object that belongs to a version already",
+                "push again: each file needs objects of its own",
+            )
+        files = tuple(self._file(row, file) for file in draft.files)
+        check_uploaded(parts.objects, files, parts.digest_alg, parts.terms)
+        return files
+
+    def _file(self, row: UploadRow, file: DraftFile) -> FileEntry:
+        return FileEntry(
+            path=file.path,
+            size=file.size,
+            segment_length=self._parts.segment_length,
+            artifact=row.artifact,
+            object=file.object,
+            leaves=file.leaves,
+            digest=file.digest,
+        )
+
+    def _publish(
+        self, asked: Authorised, row: UploadRow, draft: Draft, files: tuple[FileEntry, ...]
+    ) -> Published:
+        """Compose, sign, compare-and-swap; again on a new head when somebody else was first."""
+        ledger = self._parts.ledger
+        reference = Reference(row.tenant, row.model)
+        for _ in range(_HEAD_TRIES):
+            model = self._gate.records.model(reference)
+            manifest = composing.compose(self._parts, asked, model, row, draft, files)
+            version = composing.sign(self._parts, manifest, asked.now)
+            told = entry(
+                asked,
+                "done",
+                version=manifest.version,
+                upload=row.id,
+                manifest=version.digest,
+                files=version.files,
+                bytes=version.size,
+            )
+            try:
+                stands = ledger.publish(row.id, version, model.row.head_manifest, told)
+            except Conflict as lost:
+                if lost.code == "head_moved":
+                    continue
+                if lost.code == "upload_closed" and self._state(row) == "published":
+                    return composing.published(model, *ledger.published(row.id))
+                raise
+            return composing.published(model, version, stands)
+        raise Conflict(
+            "head_moved",
+            f"{reference.name} got {_HEAD_TRIES} other versions meanwhile",
+            "commit again",
+        )
+
+    def _state(self, row: UploadRow) -> str:
+        return self._parts.ledger.upload(row.id).state
+
+
+def _pushable(text: str) -> Reference:
+    reference = Reference.parse(text)
+    if reference.version is not None or reference.digest is not None:
+        raise InvalidRequest(
+            "bad_reference",
+            f"{reference} names a version; the vault numbers versions itself",
+            f"push to {reference.name} or {reference.name}:<tag>",
+        )
+    return reference
+
+
+def _check_open(row: UploadRow, who: Who) -> None:
+    if row.state != "open" or row.expires_at <= who.now:
+        raise Conflict(
+            "upload_closed",
+            f"this upload was closed, or expired at {to_text(row.expires_at)}",
+            "push again",
+        )

@@ -1,0 +1,218 @@
+"""The broker, put together: one object that is both `Broker` and `Steward`.
+
+Nothing is decided here. Values that come from a caller in this process are parsed as strictly as
+those that come over a wire: a Python object is no proof that its fields keep to their limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+
+from modelvault import canonical
+from modelvault.access import Action, Caller, Principal
+from modelvault.broker.catalogue import Catalogue
+from modelvault.broker.engines import EngineFor, Engines
+from modelvault.broker.gate import Gate
+from modelvault.broker.housekeeping import Housekeeper
+from modelvault.broker.oversight import Overseer
+from modelvault.broker.parts import Parts
+from modelvault.broker.policing import Publication
+from modelvault.broker.publish import Publisher
+from modelvault.broker.release import Releaser
+from modelvault.broker.renewal import Renewer
+from modelvault.broker.rotation import Rotator
+from modelvault.broker.steward import Steward
+from modelvault.broker.terms import Terms
+from modelvault.broker.verified import Records
+from modelvault.errors import InvalidRequest
+from modelvault.identity.issuer import Issuer
+from modelvault.lease import (
+    Draft,
+    EntryPage,
+    Explanation,
+    Lease,
+    LeaseAsk,
+    LeaseSummary,
+    ModelDetail,
+    ModelSummary,
+    Published,
+    PushAsk,
+    Renewal,
+    Rotated,
+    Swept,
+    Upload,
+)
+from modelvault.manifest import DigestAlgorithm
+from modelvault.ports.identity import IssuerKeys
+from modelvault.ports.keys import KeyAdmin, KeyService, Signer
+from modelvault.ports.ledger import Ledger
+from modelvault.ports.objects import ObjectStore
+from modelvault.record import SignedVersion, TrustFile
+
+Ask = TypeVar("Ask", LeaseAsk, PushAsk, Draft)
+
+
+class LocalBroker:
+    """The vault's service over its ports. Any number of threads may call it at once.
+
+    `trust` names the keys whose documents the broker believes; `engine_for(revision)` builds the
+    policy engine of a published revision, or raises Unavailable (`policy_unavailable`). The
+    ledger's policy revision must be set before the first call: until then all is refused.
+    `segment_length` is in bytes of encrypted segment.
+    """
+
+    def __init__(
+        self,
+        *,
+        vault: str,
+        ledger: Ledger,
+        objects: ObjectStore,
+        keys: KeyService,
+        admin: KeyAdmin,
+        signer: Signer,
+        trust: TrustFile,
+        engine_for: EngineFor,
+        issuers: Iterable[Issuer],
+        issuer_keys: IssuerKeys,
+        digest_alg: DigestAlgorithm,
+        segment_length: int,
+        terms: Terms | None = None,
+    ) -> None:
+        parts = Parts(
+            vault=vault,
+            ledger=ledger,
+            objects=objects,
+            keys=keys,
+            admin=admin,
+            signer=signer,
+            trust=trust,
+            digest_alg=digest_alg,
+            segment_length=segment_length,
+            terms=terms or Terms(),
+        )
+        self._engines = Engines(ledger, engine_for)
+        self._gate = Gate(parts, Records(parts), self._engines, issuers, issuer_keys)
+        self._publisher = Publisher(parts, self._gate)
+        self._releaser = Releaser(parts, self._gate)
+        self._renewer = Renewer(parts, self._gate)
+        self._catalogue = Catalogue(parts, self._gate)
+        self._steward = Steward(parts, self._gate)
+        self._rotator = Rotator(parts, self._gate)
+        self._overseer = Overseer(parts, self._gate)
+        self._publication = Publication(parts, self._gate, self._engines)
+        self._housekeeper = Housekeeper(parts, self._gate)
+
+    def close(self) -> None:
+        """Let go of the policy engines; the ports belong to whoever gave them."""
+        self._engines.close()
+
+    # Broker
+    def open_version(self, caller: Caller, ask: PushAsk) -> Upload:
+        """See ports.broker.Broker."""
+        return self._publisher.open_version(caller, _checked(ask, "push request"))
+
+    def commit(self, caller: Caller, upload: str, draft: Draft) -> Published:
+        """See ports.broker.Broker."""
+        return self._publisher.commit(caller, upload, _checked(draft, "draft"))
+
+    def lease(self, caller: Caller, ask: LeaseAsk) -> Lease:
+        """See ports.broker.Broker."""
+        return self._releaser.lease(caller, _checked(ask, "lease request"))
+
+    def renew(self, caller: Caller, lease: str, key_hash: str) -> Renewal:
+        """See ports.broker.Broker."""
+        return self._renewer.renew(caller, lease, key_hash)
+
+    def release(self, caller: Caller, lease: str) -> None:
+        """See ports.broker.Broker."""
+        self._renewer.release(caller, lease)
+
+    def list(
+        self, caller: Caller, *, tenant: str, filter: str = "", limit: int = 100, after: str = ""
+    ) -> tuple[ModelSummary, ...]:
+        """See ports.broker.Broker."""
+        return self._catalogue.list(caller, tenant=tenant, filter=filter, limit=limit, after=after)
+
+    def show(self, caller: Caller, reference: str) -> ModelDetail:
+        """See ports.broker.Broker."""
+        return self._catalogue.show(caller, reference)
+
+    def pull(self, caller: Caller, reference: str) -> SignedVersion:
+        """See ports.broker.Broker."""
+        return self._catalogue.pull(caller, reference)
+
+    def whoami(self, caller: Caller) -> Principal:
+        """See ports.broker.Broker."""
+        return self._gate.authenticate(caller, "whoami", None).principal
+
+    # Steward
+    def create(
+        self, caller: Caller, reference: str, *, owner: str | None, classification: str
+    ) -> ModelSummary:
+        """See ports.broker.Steward."""
+        return self._steward.create(caller, reference, owner=owner, classification=classification)
+
+    def classify(
+        self, caller: Caller, reference: str, *, owner: str | None, classification: str | None
+    ) -> ModelSummary:
+        """See ports.broker.Steward."""
+        return self._steward.classify(caller, reference, owner=owner, classification=classification)
+
+    def tag(self, caller: Caller, reference: str, tag: str) -> SignedVersion:
+        """See ports.broker.Steward."""
+        return self._steward.tag(caller, reference, tag)
+
+    def delete(self, caller: Caller, reference: str) -> None:
+        """See ports.broker.Steward."""
+        self._steward.delete(caller, reference)
+
+    def rotate(self, caller: Caller, reference: str) -> Rotated:
+        """See ports.broker.Steward."""
+        return self._rotator.rotate(caller, reference)
+
+    def revoke(
+        self, caller: Caller, *, kind: str, target: str, reason: str, for_s: int | None = None
+    ) -> int:
+        """See ports.broker.Steward."""
+        return self._overseer.revoke(caller, kind=kind, target=target, reason=reason, for_s=for_s)
+
+    def leases(
+        self, caller: Caller, *, reference: str | None = None, ended: bool = False, limit: int = 100
+    ) -> tuple[LeaseSummary, ...]:
+        """See ports.broker.Steward."""
+        return self._overseer.leases(caller, reference=reference, ended=ended, limit=limit)
+
+    def explain(
+        self, caller: Caller, *, action: Action, reference: str, purpose: str | None,
+        subject: Principal | None,
+    ) -> Explanation:  # fmt: skip
+        """See ports.broker.Steward."""
+        return self._overseer.explain(
+            caller, action=action, reference=reference, purpose=purpose, subject=subject
+        )
+
+    def entries(
+        self, caller: Caller, *, after: int = 0, limit: int = 100, reference: str | None = None
+    ) -> EntryPage:
+        """See ports.broker.Steward."""
+        return self._overseer.entries(caller, after=after, limit=limit, reference=reference)
+
+    def publish_policy(self, caller: Caller, revision: str) -> None:
+        """See ports.broker.Steward."""
+        self._publication.publish_policy(caller, revision)
+
+    def gc(self, caller: Caller, *, dry_run: bool = False) -> Swept:
+        """See ports.broker.Steward."""
+        return self._housekeeper.gc(caller, dry_run=dry_run)
+
+
+def _checked(ask: Ask, what: str) -> Ask:
+    """The value, parsed anew. Raises InvalidRequest (`bad_document`) that names the field."""
+    try:
+        plain = msgspec.to_builtins(ask)
+    except (TypeError, ValueError):
+        raise InvalidRequest("bad_document", f"{what}: a field of a wrong type") from None
+    return canonical.convert(plain, type(ask), what=what, error=InvalidRequest)

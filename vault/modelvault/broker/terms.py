@@ -1,0 +1,30 @@
+"""The house rules of a broker: what holds where no policy says otherwise."""
+
+from __future__ import annotations
+
+import msgspec
+
+from modelvault.manifest import MAX_FILES
+
+NEVER_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z: a lease without `max_total_s`
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """Durations in seconds, sizes in bytes.
+
+    `default_ttl_s` is the longest that one grant or renewal lasts; a policy can only shorten it.
+    `sampled_segments` bounds how many encrypted segments one commit reads back, and
+    `sampled_per_file` how many of one file.
+    """
+
+    upload_ttl_s: int = 24 * 3600
+    delete_grace_s: int = 7 * 24 * 3600
+    default_ttl_s: int = 15 * 60
+    max_open_uploads: int = 16
+    max_files: int = MAX_FILES
+    max_labels: int = 64
+    max_tensors: int = 100_000
+    max_page: int = 1000
+    sampled_per_file: int = 4
+    sampled_segments: int = 64
+    clock_margin_s: int = 3600
