@@ -135,7 +135,7 @@ class Steward:
             "done",
             tag=tag,
             serial=record.serial,
-            version_before=moved_from,
+            version_before=None if before is None else before.version,
         )
         self._parts.ledger.put_tag(row, serial, told)
         return self._signed(version, row)
