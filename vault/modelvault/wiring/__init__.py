@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from modelvault.policy.bundle import Bundle
     from modelvault.policy.rego import Finding as PolicyFinding
     from modelvault.settings import Settings
-    from modelvault.wiring.doctor import Finding
+    from modelvault.wiring.checkup import Finding
     from modelvault.wiring.making import Made
 
 ADMIN_GROUP = "admins"
@@ -131,13 +131,12 @@ def check_policy(home: str | Path | None = None) -> list[PolicyFinding]:
 def doctor(home: str | Path | None = None) -> tuple[Finding, ...]:
     """Look at a home and at this machine: what is well, what isn't, and how to mend it."""
     from modelvault import clock
-    from modelvault.wiring import doctor as doctors
-    from modelvault.wiring import embedded, machine, roots
+    from modelvault.wiring import checkup, embedded, machine, roots
     from modelvault.wiring.home import Home
 
     settings = _settings(home, None, None)
     place = Home(settings.home)
-    return doctors.examine(
+    return checkup.examine(
         place,
         lambda: embedded.open_parts(place, settings, roots.terminal()),
         clock.utc_ms,
