@@ -9,7 +9,13 @@ from modelvault import canonical
 from modelvault.crypto import dsse
 from modelvault.errors import Conflict, InvalidRequest
 from modelvault.identity.issuer import Issuer
-from modelvault.identity.tokens import MAX_TEXT, MAX_TOKEN_BYTES, REGISTERED
+from modelvault.identity.tokens import (
+    MAX_CLAIMS_BYTES,
+    MAX_GROUPS,
+    MAX_TEXT,
+    MAX_TOKEN_BYTES,
+    REGISTERED,
+)
 from modelvault.ports.keys import Signer
 
 
@@ -49,7 +55,7 @@ def mint(
     if signature.keyid != kid:
         raise Conflict("key_rotated", "the token key was rotated meanwhile", "try again")
     token = b".".join((signed, _base64url(signature.sig)))
-    if len(token) > MAX_TOKEN_BYTES:
+    if len(token) > MAX_TOKEN_BYTES or len(canonical.dumps(dict(claims))) > MAX_CLAIMS_BYTES:
         raise InvalidRequest("token_too_large", "the token is too large", "give fewer claims")
     return token.decode("ascii")
 
@@ -63,10 +69,13 @@ def _check(
             f"a token of {lifetime_s} s; this issuer gives 1 to {issuer.max_lifetime_s} s",
             "ask for a shorter one, and for another when it has expired",
         )
-    if any(not 1 <= len(text) <= MAX_TEXT or not text.isprintable() for text in (sub, *groups)):
+    texts = (sub, *groups)
+    if any(not 1 <= len(text) <= MAX_TEXT or not text.isprintable() for text in texts):
         raise InvalidRequest(
-            "bad_subject", f"subject and groups are 1 to {MAX_TEXT} printable characters"
+            "bad_subject", f"subject and groups are 1 to {MAX_TEXT} printable characters each"
         )
+    if len(groups) > MAX_GROUPS:
+        raise InvalidRequest("bad_subject", f"{len(groups)} groups; at most {MAX_GROUPS}")
     reserved = sorted(set(claims) & (REGISTERED | {issuer.groups_claim}))
     if reserved:
         raise InvalidRequest(

@@ -112,11 +112,14 @@ class KeyringFile:
 def _write(path: Path, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(path, flags, _PRIVATE)
-    with os.fdopen(descriptor, "wb") as file:
+    try:
         os.fchmod(descriptor, _PRIVATE)  # a umask may have taken bits away
-        file.write(data)
-        file.flush()
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import os
 import stat
 import unicodedata
@@ -33,22 +34,16 @@ class KeyFile(msgspec.Struct, frozen=True):
         root = Secret.random(ROOT_BYTES)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(self.path, flags, 0o600)
-            try:
-                os.fchmod(descriptor, 0o600)
-                os.write(descriptor, root.reveal())
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            _sync(self.path.parent)
+            _write_new(self.path, root)
         except FileExistsError:
+            root.wipe()
             raise Conflict(
                 "root_key_exists",
                 f"there is a root key at {self.path} already",
                 "it may be another vault's: name another file",
             ) from None
         except OSError as error:
+            root.wipe()
             raise self._unavailable(error) from None
         return root, FileRoot()
 
@@ -242,6 +237,23 @@ def _wrong_kind(root: Root) -> InvalidRequest:
         f"this keyring is under {kinds[type(root)]}",
         "open it with that: vault.json says where it is",
     )
+
+
+def _write_new(path: Path, key: Secret) -> None:
+    """A private file with `key`, durable; none at all when it raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)  # a umask may have taken bits away
+        if os.write(descriptor, key.reveal()) != len(key):
+            raise OSError(errno.ENOSPC, "cut short")
+        os.fsync(descriptor)
+        _sync(path.parent)
+    except BaseException:
+        path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def _sync(folder: Path) -> None:
