@@ -6,13 +6,10 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modelvault import clock
 from modelvault.client.keys import OneTimeKey
-
-if TYPE_CHECKING:
-    from modelvault.crypto.secret import Secret
 
 HOURS_AGO_MS = 2 * 3_600_000
 
@@ -59,7 +56,7 @@ def overheard() -> Iterator[set[bytes]]:
 
     def listening(
         self: OneTimeKey, sealed: bytes, info: bytes, paths: Sequence[str]
-    ) -> dict[str, Secret]:
+    ) -> dict[str, Any]:
         opened = real(self, sealed, info, paths)
         keys.update(bytes(key.reveal()) for key in opened.values())
         return opened
