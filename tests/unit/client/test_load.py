@@ -10,8 +10,12 @@ import pytest
 
 from modelvault.access import Caller, Obligations
 from modelvault.artifact.trust import Seen
+from modelvault.client import load as loading
+from modelvault.client.keys import OneTimeKey
+from modelvault.client.load import take
 from modelvault.client.pins import Pins
 from modelvault.client.session import Session
+from modelvault.crypto.secret import Secret
 from modelvault.errors import (
     AccessDenied,
     Conflict,
@@ -20,7 +24,8 @@ from modelvault.errors import (
     Unavailable,
 )
 from modelvault.lease import Lease, LeaseAsk, Renewal
-from support.honest import HonestBroker, Keys, Store, context
+from modelvault.reference import Reference
+from support.honest import WHEN, HonestBroker, Keys, Store, context
 
 FILES = {"a.dat": b"first file", "b/c.txt": b"second" * 5000}
 
@@ -343,6 +348,98 @@ def test_an_export_of_what_must_stay_in_memory(vault: Vault, tmp_path: Path) -> 
     assert caught.value.details["owner"] == "owner"
     assert len(vault.broker.released) == 1
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_an_export_stops_when_a_renewal_says_memory_only(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault.broker.ttl_s = 1
+    renewed = threading.Event()
+
+    def renew(*_args: object) -> Renewal:
+        renewed.set()
+        return Renewal(ttl_s=1, expires_at=WHEN, obligations=Obligations(memory_only=True))
+
+    read = vault.store.read_into
+
+    def slow(name: str, offset: int, buffer: memoryview) -> None:
+        vault.now += 700
+        assert renewed.wait(10)
+        for thread in threading.enumerate():
+            if thread.name == "modelvault-lease":
+                thread.join(10)
+        read(name, offset, buffer)
+
+    monkeypatch.setattr(vault.broker, "renew", renew)
+    monkeypatch.setattr(vault.store, "read_into", slow)
+    with pytest.raises(AccessDenied) as caught:
+        vault.session.export("m:prod", tmp_path / "out")
+    assert caught.value.code == "memory_only"
+    assert not list(tmp_path.glob("*out*"))
+
+
+@pytest.mark.parametrize("when", ["2000-01-01T00:00:00.000Z", "2100-01-01T00:00:00.000Z"])
+def test_what_a_brokers_wall_clock_says_does_not_matter(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """`expires_at` may lie hours or years away: the ttl counts on our own boot clock."""
+    honest = HonestBroker.lease
+
+    def lease(broker: HonestBroker, caller: Caller, ask: LeaseAsk) -> Lease:
+        return msgspec.structs.replace(honest(broker, caller, ask), expires_at=when)
+
+    monkeypatch.setattr(HonestBroker, "lease", lease)
+    with vault.session.load("m:prod", purpose="inference") as model:
+        vault.now += 599_000
+        assert model.open("a.dat").read(5) == b"first"
+        vault.now += 1_000
+        with pytest.raises(AccessDenied) as caught:
+            model.open("b/c.txt").read()
+    assert caught.value.code == "lease_expired"
+
+
+def test_only_granted_files_have_readers(vault: Vault) -> None:
+    granted, keeper = take(
+        vault.context,
+        Reference.parse("m:prod"),
+        purpose="inference",
+        action="load",
+        files=["a.dat"],
+        ticket=None,
+        on_end=lambda _reason: None,
+    )
+    other = granted.manifest.file("b/c.txt")
+    assert other is not None
+    with pytest.raises(InvalidRequest) as caught:
+        granted.reader(other)
+    assert caught.value.code == "not_granted"
+    keeper.stop()
+    granted.wipe()
+
+
+def test_a_memory_that_cannot_be_kept_wipes_the_keys(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[dict[str, Secret]] = []
+    real = OneTimeKey.open
+
+    def kept(self: OneTimeKey, *args: object) -> dict[str, Secret]:
+        opened.append(real(self, *args))  # type: ignore[arg-type]
+        return opened[-1]
+
+    def broken(*_args: object) -> None:
+        raise IntegrityError("bad_pins", "broken")
+
+    monkeypatch.setattr(OneTimeKey, "open", kept)
+    with monkeypatch.context() as patched:
+        patched.setattr(vault.pins, "remember", broken)
+        with pytest.raises(IntegrityError):
+            vault.session.load("m:prod", purpose="inference")
+    monkeypatch.setattr(loading, "Model", broken)
+    with pytest.raises(IntegrityError):
+        vault.session.load("m:prod", purpose="inference")
+    assert len(opened) == 2
+    assert all(key.wiped for keys in opened for key in keys.values())
 
 
 @pytest.mark.parametrize("action", ["export", "pull"])

@@ -13,7 +13,6 @@ from modelvault.client.folder import appearing, write_file
 from modelvault.client.keeper import Keeper
 from modelvault.client.load import Grant, take
 from modelvault.crypto.floe import HEADER_BYTES, Geometry
-from modelvault.errors import AccessDenied
 from modelvault.manifest import FileEntry, Manifest
 from modelvault.record import SignedVersion
 from modelvault.reference import Reference
@@ -45,26 +44,13 @@ def export(
         )
         keeper.start()
         try:
-            _may_write(granted, reference)
+            granted.check(granted.obligations)
             for entry in granted.files:
                 _write_plain(draft / entry.path, granted, entry, keeper)
         finally:
             keeper.stop()
             granted.wipe()
     return granted.manifest
-
-
-def _may_write(granted: Grant, reference: Reference) -> None:
-    if granted.obligations.memory_only:
-        raise AccessDenied(
-            "memory_only",
-            f"{reference} may be had in memory only: the policy keeps it off disks",
-            "use load, or ask the model's owner",
-            model=reference.name,
-            action="export",
-            owner=granted.verified.model.owner,
-            reasons=["memory_only"],
-        )
 
 
 def _write_plain(path: Path, granted: Grant, entry: FileEntry, keeper: Keeper) -> None:

@@ -17,8 +17,8 @@ from modelvault.client.context import Context
 from modelvault.client.keeper import Keeper
 from modelvault.client.keys import OneTimeKey
 from modelvault.crypto.secret import Secret
-from modelvault.errors import InvalidRequest
-from modelvault.lease import Lease, LeaseAsk
+from modelvault.errors import AccessDenied, InvalidRequest
+from modelvault.lease import Lease, LeaseAsk, Renewal
 from modelvault.loader.model import Model
 from modelvault.manifest import FileEntry, Manifest
 from modelvault.reference import Reference
@@ -32,12 +32,14 @@ class Grant:
     def __init__(
         self,
         context: Context,
+        action: str,
         lease: Lease,
         verified: Verified,
         files: tuple[FileEntry, ...],
         keys: dict[str, Secret],
     ) -> None:
         self._context = context
+        self._action = action
         self._keys = keys
         self.lease = lease
         self.verified = verified
@@ -70,6 +72,23 @@ class Grant:
             self.manifest.digest_alg,
             self._context.threads,
         )
+
+    def check(self, obligations: Obligations) -> None:
+        """Raise AccessDenied (`memory_only`) for an export that may not write to a disk (any more).
+
+        The rest of what a policy may ask is the broker's or the loader's to keep.
+        """
+        if self._action == "export" and obligations.memory_only:
+            model = f"{self.manifest.tenant}/{self.manifest.model}"
+            raise AccessDenied(
+                "memory_only",
+                f"{model} may be had in memory only: the policy keeps it off disks",
+                "use load, or ask the model's owner",
+                model=model,
+                action="export",
+                owner=self.verified.model.owner,
+                reasons=["memory_only"],
+            )
 
     def wipe(self) -> None:
         """Wipe the file keys: no further reader can be made."""
@@ -121,7 +140,7 @@ def _take(
     verified = trusting.verify(lease.signed, reference, context.trust, seen)
     files = grant.granted_files(ask, lease, verified)
     keys = once.open(lease.sealed, grant.info(ask, lease, verified), lease.paths)
-    granted = Grant(context, lease, verified, files, keys)
+    granted = Grant(context, ask.action, lease, verified, files, keys)
     try:
         context.pins.remember(verified.seen)
         return granted, _keeper(context, granted, once.hash, asked_at, on_end)
@@ -138,17 +157,23 @@ def _keeper(
     on_end: Callable[[str], None],
 ) -> Keeper:
     lease = granted.lease
+    broker, credentials = context.broker, context.credentials
     state = lease_state.begin(
         asked_at,
         lease.ttl_s,
         lease.obligations.grace_s or 0,
         secrets.randbelow(lease.ttl_s * 100 + 1),
     )
-    broker, credentials = context.broker, context.credentials
+
+    def renew() -> Renewal:
+        renewal = broker.renew(credentials.caller(key_hash), lease.id, key_hash)
+        granted.check(renewal.obligations)
+        return renewal
+
     return Keeper(
         state,
         subject=f"{lease.tenant}/{lease.model}@{lease.version}",
-        renew=lambda: broker.renew(credentials.caller(key_hash), lease.id, key_hash),
+        renew=renew,
         release=lambda: broker.release(credentials.caller(), lease.id),
         on_end=on_end,
         clock=context.clock,
