@@ -65,7 +65,8 @@ def export(
 
     with options.session() as session:
         if dry_run:
-            plan.plan(options, session, "export", reference, f"write its plaintext to {folder}")
+            effect = f"write its plaintext to {folder}"
+            plan.plan(options, session, "export", reference, effect, purpose)
             return
         manifest = session.export(
             reference, folder, purpose=purpose, files=files or None, ticket=ticket

@@ -68,10 +68,11 @@ def revoke(
 
     exact = _version(target) if kind == "version" else target
     with options.session() as session:
+        if dry_run and kind == "version":
+            plan.plan(options, session, "revoke", exact, f"revoke version {exact}")
+            return 0
         if dry_run:
-            effect = f"revoke {kind} {exact}"
-            about = exact if kind == "version" else "default/any"
-            plan.plan(options, session, "revoke", about, effect)
+            plan.tell(options, "revoke", exact, f"revoke {kind} {exact}")
             return 0
         if not confirm(f"Revoke {kind} {exact}?", yes=yes):
             return 1

@@ -11,6 +11,7 @@ from modelvault_cli.commands import arguments, plan
 from modelvault_cli.frame import Globals, command, group, pass_globals
 
 if TYPE_CHECKING:
+    from modelvault.client.session import Session
     from modelvault.lease import LeaseSummary
 
 _MOST = 1000
@@ -46,14 +47,7 @@ def show(options: Globals, lease_id: str) -> None:
     from modelvault_cli.output import emit, fields, size
 
     with options.session() as session:
-        leases = session.leases(ended=True, limit=_MOST)
-    found = next((one for one in leases if one.id == lease_id), None)
-    if found is None:
-        raise NotFound(
-            "no_lease",
-            f"no lease {lease_id!r} among the last {_MOST:,}",
-            "see `modelvault lease list --ended`",
-        )
+        found = _find(session, lease_id)
     lines = fields(
         {
             "lease": found.id,
@@ -83,7 +77,8 @@ def revoke(options: Globals, lease_id: str, reason: str, yes: bool, dry_run: boo
 
     with options.session() as session:
         if dry_run:
-            plan.plan(options, session, "revoke", "default/any", f"revoke lease {lease_id}")
+            found = _find(session, lease_id)
+            plan.plan(options, session, "revoke", _model(found), f"revoke lease {lease_id}")
             return 0
         if not confirm(f"Revoke lease {lease_id}?", yes=yes):
             return 1
@@ -91,6 +86,18 @@ def revoke(options: Globals, lease_id: str, reason: str, yes: bool, dry_run: boo
     document = Revoked(kind="lease", target=lease_id, ended=ended)
     emit(options, document, [f"revoked lease {lease_id}"])
     return 0
+
+
+def _find(session: Session, lease_id: str) -> LeaseSummary:
+    leases = session.leases(ended=True, limit=_MOST)
+    found = next((one for one in leases if one.id == lease_id), None)
+    if found is None:
+        raise NotFound(
+            "no_lease",
+            f"no lease {lease_id!r} among the last {_MOST:,}",
+            "see `modelvault lease list --ended`",
+        )
+    return found
 
 
 def _model(one: LeaseSummary) -> str:

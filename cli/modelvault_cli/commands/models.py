@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelvault.errors import InvalidRequest
+from modelvault.errors import Conflict, InvalidRequest, NotFound
 from modelvault_cli.commands import arguments, plan
 from modelvault_cli.frame import Globals, command, pass_globals
 
 if TYPE_CHECKING:
+    from modelvault.client.session import Session
     from modelvault.lease import ModelSummary
 
 _owner = click.option("--owner", metavar="ID", help="Whom to ask: a principal or a group.")
@@ -35,8 +36,8 @@ def create(
     """Create a model, without a version yet: its signed record, and its key in the key service."""
     with options.session() as session:
         if dry_run:
-            effect = f"create {reference}, {classification}"
-            plan.plan(options, session, "create", reference, effect)
+            _must_be_new(session, reference)
+            plan.tell(options, "create", reference, f"create {reference}, {classification}")
             return
         model = session.create(reference, owner=owner, classification=classification)
     _report(options, model, "created")
@@ -129,6 +130,14 @@ def delete(options: Globals, reference: str, yes: bool, dry_run: bool) -> int:
         session.delete(reference)
     emit(options, Deleted(target=reference), [f"{reference} is hidden"])
     return 0
+
+
+def _must_be_new(session: Session, reference: str) -> None:
+    try:
+        session.show(reference)
+    except NotFound:
+        return
+    raise Conflict("model_exists", f"{reference} exists already", "see `modelvault show`")
 
 
 def _report(options: Globals, model: ModelSummary, done: str) -> None:

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from modelvault.client.session import Session
 
 
-def allowed(session: Session, action: Action, target: str) -> tuple[str, ...]:
+def allowed(
+    session: Session, action: Action, target: str, purpose: str | None = None
+) -> tuple[str, ...]:
     """Why the policy would allow it. Raises AccessDenied (`would_be_denied`) where it says no."""
-    answer = session.explain(action, target)
+    answer = session.explain(action, target, purpose=purpose)
     if not answer.allowed:
         raise AccessDenied(
             "would_be_denied",
@@ -28,11 +30,25 @@ def allowed(session: Session, action: Action, target: str) -> tuple[str, ...]:
     return answer.reasons
 
 
-def plan(options: Globals, session: Session, action: Action, target: str, effect: str) -> None:
-    """Print what would be done; raises as `allowed`."""
+def plan(
+    options: Globals,
+    session: Session,
+    action: Action,
+    target: str,
+    effect: str,
+    purpose: str | None = None,
+) -> None:
+    """Print what would be done to a model; raises as `allowed`."""
+    tell(options, action, target, effect, allowed(session, action, target, purpose))
+
+
+def tell(
+    options: Globals, action: Action | str, target: str, effect: str, reasons: tuple[str, ...] = ()
+) -> None:
+    """Print what would be done. The policy can be asked only about models that there are."""
     from modelvault_cli.documents import Plan
     from modelvault_cli.output import emit
 
-    reasons = allowed(session, action, target)
     document = Plan(action=action, target=target, effect=effect, reasons=reasons)
-    emit(options, document, [f"would {effect} (allowed: {', '.join(reasons)})"])
+    why = f" (allowed: {', '.join(reasons)})" if reasons else ""
+    emit(options, document, [f"would {effect}{why}"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from modelvault.errors import Conflict, InvalidRequest
-from modelvault_cli.commands import arguments
+from modelvault_cli.commands import arguments, plan
 from modelvault_cli.frame import Globals, command, pass_globals
 
 if TYPE_CHECKING:
@@ -72,14 +72,9 @@ def init(
 
 
 def _plan(options: Globals, home: Path, root: str) -> None:
-    from modelvault_cli.documents import Plan
-    from modelvault_cli.output import emit
-
     if home.exists():
         raise Conflict("home_exists", f"{home} exists already", "name another folder with --home")
-    effect = f"make a vault in {home}, its root key from a {root}"
-    document = Plan(action="init", target=str(home), effect=effect)
-    emit(options, document, [f"would {effect}"])
+    plan.tell(options, "init", str(home), f"make a vault in {home}, its root key from a {root}")
 
 
 def _lines(document: Init) -> list[str]:
