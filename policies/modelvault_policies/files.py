@@ -11,8 +11,12 @@ HERE = Path(__file__).parent
 
 def modules() -> dict[str, str]:
     """Rego text by path within the bundle (`modelvault/authz/authz.rego`), tests left out."""
-    found = _files("modelvault", ".rego")
-    return {path: text for path, text in found.items() if not path.endswith("_test.rego")}
+    return {path: text for path, text in sources().items() if not path.endswith("_test.rego")}
+
+
+def sources() -> dict[str, str]:
+    """Rego text by path, tests too: what `opa test` runs."""
+    return _files("modelvault", ".rego")
 
 
 def data_text() -> str:

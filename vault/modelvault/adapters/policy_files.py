@@ -29,22 +29,35 @@ class PolicyFolder:
         """Make the working copy from the shipped data, unless there is one."""
         with _reported(self.root):
             (self.root / "site").mkdir(parents=True, exist_ok=True, mode=0o700)
-            with contextlib.suppress(FileExistsError), (self.root / "data.json").open("x") as file:
-                file.write(files.data_text())
+            with contextlib.suppress(FileExistsError):
+                _write_new(self.root / "data.json", files.data_text().encode())
+
+    def data_text(self) -> str:
+        """data.json of the working copy, as it stands."""
+        with _reported(self.root):
+            return (self.root / "data.json").read_text("utf-8")
+
+    def cases(self) -> dict[str, str]:
+        """The admin's own decision tables: text by path (`cases/mine.json`)."""
+        return self._texts("cases", ".json")
 
     def working(self) -> Bundle:
         """The shipped modules with this folder's data and site rules.
 
-        Raises InvalidRequest (`bad_policy`) for data.json that isn't strict JSON.
+        Raises InvalidRequest (`bad_policy`) for data.json that isn't a strict JSON object.
         """
-        with _reported(self.root):
-            text = (self.root / "data.json").read_bytes()
-            site = {
-                path.relative_to(self.root / "site").as_posix(): path.read_text("utf-8")
-                for path in sorted((self.root / "site").rglob("*.rego"))
-                if not path.name.endswith("_test.rego")
-            }
-        return bundles.combine(files.modules(), bundles.parse_data(text), site)
+        data = bundles.parse_data(self.data_text().encode())
+        site = {
+            path.removeprefix("site/"): text
+            for path, text in self._texts("site", ".rego").items()
+            if not path.endswith("_test.rego")
+        }
+        return bundles.combine(files.modules(), data, site)
+
+    def sources(self) -> dict[str, str]:
+        """All that `opa` needs to look at the working copy, tests too: text by path."""
+        site = self._texts("site", ".rego")
+        return files.sources() | site | {"modelvault/data.json": self.data_text()}
 
     def publish(self, bundle: Bundle) -> str:
         """Keep `bundle` under its revision, which is returned. Idempotent; decides nothing yet."""
@@ -54,11 +67,7 @@ class PolicyFolder:
             place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             part = place.with_name(f".{secrets.token_hex(8)}")
             try:
-                descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(canonical.encode(bundle))
-                    file.flush()
-                    os.fsync(file.fileno())
+                _write_new(part, canonical.encode(bundle))
                 part.replace(place)
             finally:
                 part.unlink(missing_ok=True)
@@ -92,11 +101,26 @@ class PolicyFolder:
             )
         return tuple(f"sha256:{path.parent.name}" for path in found)
 
+    def _texts(self, below: str, ending: str) -> dict[str, str]:
+        with _reported(self.root):
+            return {
+                path.relative_to(self.root).as_posix(): path.read_text("utf-8")
+                for path in sorted((self.root / below).rglob(f"*{ending}"))
+            }
+
     def _place(self, revision: str) -> Path:
         name = revision.removeprefix("sha256:")
         if len(name) != 64 or set(name) - set("0123456789abcdef"):
             raise NotFound("no_policy_revision", "that isn't a policy revision")
         return self.root / "published" / name / "bundle.json"
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from modelvault.errors import InvalidRequest, Unavailable
 MAX_BYTES = 8 << 20
 
 
-class Bundle(msgspec.Struct, frozen=True, kw_only=True):
+class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What an engine evaluates.
 
     `modules` maps a path within the bundle (`modelvault/authz/authz.rego`) to Rego text, tests
