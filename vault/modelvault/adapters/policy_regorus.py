@@ -35,6 +35,7 @@ from modelvault.policy.rego import Facts, Finding, inspect
 RULE = "data.modelvault.authz.decision"
 MAX_ANSWER_BYTES = 1 << 20
 START_S = 15.0
+CHECK_S = 5.0
 
 _WORKER = Path(__file__).with_name("policy_regorus_worker.py")
 _FACTS = msgspec.json.Decoder(tuple[Facts, ...])
@@ -144,7 +145,7 @@ def check(bundle: Bundle, sample: dict[str, Any], clock: Clock = boot_ms) -> lis
         child = _Child(clock)
         try:
             findings = start.send(child)
-            answer = b"" if findings else child.ask(json.dumps(sample).encode(), 5.0)
+            answer = b"" if findings else child.ask(json.dumps(sample).encode(), CHECK_S)
         finally:
             child.end()
     except OSError:
