@@ -23,6 +23,7 @@ EXIT_NO = 1  # the command ran, and its answer is no
 EXIT_INTERNAL = 70  # sysexits.h: EX_SOFTWARE
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+COMPLETE = "_MODELVAULT_COMPLETE"  # what a shell's completion script sets
 
 _USE, _ADMIN, _WATCH, _SELF = "Use models", "Administer", "Look after it", "Get to know it"
 COMMANDS = {
@@ -83,9 +84,12 @@ def run(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code; nothing escapes as a traceback."""
     arguments = sys.argv[1:] if argv is None else argv
     options = Globals()
+    # click's own `main` would answer a broken pipe with its own exit code.
     try:
-        result = cli.main(arguments, prog_name="modelvault", standalone_mode=False, obj=options)
+        result = _invoke(arguments, options)
         sys.stdout.flush()
+    except click.exceptions.Exit as asked:
+        return asked.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
         return EXIT_CODES["invalid_request"]
@@ -93,13 +97,23 @@ def run(argv: list[str] | None = None) -> int:
         return _refused(_usage(error), options, arguments)
     except ModelVaultError as error:
         return _refused(error, options, arguments)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, EOFError, click.Abort):
         return _interrupted(options, arguments)
     except BrokenPipeError:
         return _broken_pipe()
     except Exception as error:  # noqa: BLE001  the last resort: no traceback reaches a user
         return _internal(error, options, arguments)
     return result if isinstance(result, int) else 0
+
+
+def _invoke(arguments: list[str], options: Globals) -> object:
+    asked = os.environ.get(COMPLETE)
+    if asked is not None:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, "modelvault", COMPLETE, asked)
+    with cli.make_context("modelvault", list(arguments), obj=options) as context:
+        return cli.invoke(context)
 
 
 def _usage(error: click.ClickException) -> ModelVaultError:
@@ -116,6 +130,8 @@ def _refused(error: ModelVaultError, options: Globals, arguments: list[str]) -> 
 
 def _interrupted(options: Globals, arguments: list[str]) -> int:
     error = ModelVaultError("interrupted", "interrupted", "nothing half-done is visible")
+    if sys.stderr.isatty():
+        click.echo(err=True)  # the terminal has just shown ^C
     _tell(error, EXIT_INTERRUPTED, options, arguments)
     return EXIT_INTERRUPTED
 

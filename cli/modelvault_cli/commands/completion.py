@@ -19,10 +19,10 @@ from modelvault_cli.frame import Globals, command, pass_globals
 @pass_globals
 def completion(options: Globals, shell: str) -> None:
     """Print the completion script for SHELL: commands, options, names of models and tags."""
-    from modelvault_cli.main import cli
+    from modelvault_cli.main import COMPLETE, cli
 
     if options.json:
         raise InvalidRequest("usage", "a completion script is no JSON document", "leave --json out")
     kind = get_completion_class(shell)
     if kind is not None:
-        click.echo(kind(cli, {}, "modelvault", "_MODELVAULT_COMPLETE").source())
+        click.echo(kind(cli, {}, "modelvault", COMPLETE).source())

@@ -48,8 +48,8 @@ def whoami(options: Globals) -> None:
 @click.option("--sub", metavar="NAME", help="The subject; the home's default identity without it.")
 @click.option("--group", "groups", multiple=True, metavar="NAME", help="May be repeated.")
 @click.option(
-    "--for", "lifetime_s", type=arguments.duration, default=900, metavar="TIME",
-    help="How long it is good: 90s, 15m, 1h. [default: 15m]",
+    "--for", "lifetime_s", type=arguments.duration, default="15m", show_default=True,
+    metavar="TIME", help="How long it is good: 90s, 15m, 1h.",
 )  # fmt: skip
 @click.option(
     "--claim",

@@ -118,8 +118,8 @@ def test_a_broken_pipe_is_quiet() -> None:
     script = (
         "import sys, modelvault_cli.main as m\n"
         "def full(*a, **k): raise BrokenPipeError\n"
-        "m.cli.main = full\n"
-        "sys.exit(m.run([]))"
+        "m.cli.invoke = full\n"
+        "sys.exit(m.run(['list']))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert done.returncode == 141
