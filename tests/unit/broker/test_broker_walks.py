@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from modelvault.crypto import hpke
-from modelvault.policy import shipped
-from support.vaults import Vault, opened
+from support.vaults import Vault
 
 FILES = {
     "config.json": b"{}",
