@@ -49,7 +49,8 @@ docs-write: install
 	$(BIN)/python tests/support/cli_reference.py
 
 fuzz: install
-	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+	@for target in tests/fuzz/fuzz_*.py; do echo "$$target"; \
+		PYTHONPATH=tests $(BIN)/python "$$target" -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
