@@ -1,0 +1,74 @@
+"""Peak memory by the operating system's count, each case in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from load import vault
+from measure import report
+from weights import GIB, write_safetensors
+
+MIB = 1 << 20
+
+CHILD = """
+import re, sys, modelvault, numpy
+from modelvault.client import load, push
+home, reference, what, path = sys.argv[1:]
+with modelvault.connect(home=home) as session:
+    if what == "push":
+        session.push(path, reference)
+    elif what == "load":
+        with session.load(reference, purpose="inference") as model:
+            views = model.tensors()
+            for view in views.values():
+                view.reshape(-1)[::1024].sum()
+            del view, views
+# Not ru_maxrss: Linux lets a child begin with its parent's.
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024)
+"""
+
+
+def peak(home: Path, reference: str, what: str, path: Path) -> int:
+    """Peak resident bytes of a child that does `what` and nothing else."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(home), reference, what, str(path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return int(done.stdout)
+
+
+def memory_cases(folder: Path) -> None:
+    """Load: plaintext × 1.02 + 64 MiB above an idle session; push: 192 MiB for any size."""
+    folder.mkdir()
+    with vault(folder) as session:
+        for size in (GIB // 4, GIB):
+            plain = folder / f"{size}.safetensors"
+            write_safetensors(plain, size, 32)
+            session.push(plain, f"m:s{size}")
+    home = folder / "home"
+    idle = peak(home, "m", "nothing", folder)
+    for size in (GIB // 4, GIB):
+        name = f"{size // MIB} MiB"
+        plain = folder / f"{size}.safetensors"
+        report(
+            "peak memory of load",
+            name,
+            ours=peak(home, f"m:s{size}", "load", plain) - idle,
+            other=size * 1.02 + 64 * MIB,
+            other_name="1.02 x plaintext + 64 MiB, above an idle session",
+            unit="bytes",
+            goal=1.0,
+        )
+        report(
+            "peak memory of push",
+            name,
+            ours=peak(home, "m", "push", plain),
+            other=192 * MIB,
+            other_name="192 MiB, the whole process",
+            unit="bytes",
+            goal=1.0,
+        )
