@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,10 +8,19 @@ import pytest
 
 from support.vaults import Vault, opened
 
+MEMORY = Path("/dev/shm")
+
 
 @pytest.fixture
-def vault(tmp_path: Path) -> Iterator[Vault]:
+def folder() -> Iterator[Path]:
+    """A folder in memory where there is one: hundreds of vaults wait for no disk."""
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def vault(folder: Path) -> Iterator[Vault]:
     """A vault with one empty model, `m`, owned by local:alice."""
-    with opened(tmp_path) as made:
+    with opened(folder) as made:
         made.create("m")
         yield made

@@ -581,7 +581,7 @@ def test_a_crash_at_every_call_of_a_commit(vault: Vault) -> None:
     assert count > 20
     version = 1
     for nth in range(1, count + 1):
-        for when in ("before", "after"):
+        for when in ("before", "after") if nth == count else ("before",):
             upload, draft = vault.upload("m", FILES)
             hook = crash_at_call(nth)
             for spy in spies:
@@ -597,8 +597,8 @@ def test_a_crash_at_every_call_of_a_commit(vault: Vault) -> None:
     assert len(vault.ledger.versions("default", "m")) == version
 
 
-def test_sha256_vaults(tmp_path: Path) -> None:
-    with opened(tmp_path, digest_alg="sha256") as vault:
+def test_sha256_vaults(folder: Path) -> None:
+    with opened(folder, digest_alg="sha256") as vault:
         vault.create("m")
         published = vault.push("m", FILES)
         manifest = Manifest.from_bytes(published.signed.manifest.payload)

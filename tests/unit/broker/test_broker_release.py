@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 
 from modelvault.broker import sealing
-from modelvault.crypto import derive, dsse, hpke
+from modelvault.crypto import derive, hpke
 from modelvault.errors import (
     AccessDenied,
     AuthenticationError,
@@ -23,8 +22,9 @@ from modelvault.errors import (
 )
 from modelvault.identity.binding import key_hash
 from modelvault.lease import Recipient
-from modelvault.manifest import PAYLOAD_TYPE, FileEntry, Hints, Manifest
-from support.vaults import FULFILS, SEGMENT, Crash, Vault, allow, deny, obligation
+from modelvault.manifest import Hints
+from support.sharing import push_sharing
+from support.vaults import FULFILS, Crash, Vault, allow, deny, obligation
 
 FILES = {"a.bin": bytes(range(200)), "config.json": b"{}", "w/b.bin": b"b" * 70}
 DAY = 24 * 3600
@@ -678,31 +678,6 @@ def test_token_trouble_is_logged_without_the_token(stocked: Vault) -> None:
 def test_versions_that_share_files_of_an_older_artifact(stocked: Vault) -> None:
     """Each artifact is unwrapped once, whatever the number of its files."""
     new = {"new.bin": b"new" * 30, "new2.bin": b"n"}
-    upload, draft = stocked.upload("m", new)
-    first = Manifest.from_bytes(stocked.ledger.version("default", "m", 1).manifest.payload)
-    added = tuple(
-        FileEntry(segment_length=SEGMENT, artifact=upload.artifact, **msgspec.structs.asdict(file))
-        for file in draft.files
-    )
-    mixed = msgspec.structs.replace(
-        first,
-        version=2,
-        artifact=upload.artifact,
-        previous=stocked.ledger.version("default", "m", 1).digest,
-        files=tuple(sorted((*first.files, *added), key=lambda file: file.path)),
-    )
-    sign = partial(stocked.keyring.sign, "manifest")
-    envelope = dsse.sign(PAYLOAD_TYPE, mixed.to_bytes(), sign)
-    row = msgspec.structs.replace(
-        stocked.ledger.version("default", "m", 1),
-        version=2,
-        artifact=upload.artifact,
-        digest=envelope.digest,
-        manifest=envelope,
-        size=mixed.size,
-        files=len(mixed.files),
-    )
-    told = msgspec.structs.replace(stocked.entries()[0], seq=0, id="e" * 32)
-    stocked.ledger.publish(upload.id, row, mixed.previous, told)
+    push_sharing(stocked, "m", 1, new)
     assert stocked.load("m@2") == FILES | new
     assert stocked.keys.count("unwrap") == 2

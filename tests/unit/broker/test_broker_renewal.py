@@ -139,6 +139,17 @@ def test_after_its_end(held: tuple[Vault, Job]) -> None:
     assert caught.value.code == "lease_ended"
 
 
+def test_late_within_the_grace_of_an_outage(held: tuple[Vault, Job]) -> None:
+    vault, job = held
+    vault.policy.rule = rule(obligation("grace_s", 300))
+    vault.clock.advance(900 + 299)
+    assert renew(vault, job).ttl_s == 900
+    vault.clock.advance(900 + 300)
+    with pytest.raises(AccessDenied) as caught:
+        renew(vault, job)
+    assert caught.value.code == "lease_ended"
+
+
 @pytest.mark.parametrize("part", ["policy", "policy revision", "ledger"])
 def test_an_outage_ends_nothing(held: tuple[Vault, Job], part: str) -> None:
     vault, job = held

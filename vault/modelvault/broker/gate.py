@@ -180,7 +180,7 @@ def refusal(asked: Authorised, code: str | None = None, hint: str | None = None)
     """The error of a denied request: who, what, which, what for, why, and whom to ask."""
     request, decision = asked.request, asked.decision
     resource = request.resource
-    name = model_name(resource) or "this vault"
+    name = model_name(resource)
     purpose = f" for {request.purpose}" if request.purpose else ""
     why = ", ".join(decision.reasons) or "no reason given"
     unfulfilled = any(reason.startswith(_OBLIGATION_REASONS) for reason in decision.reasons)
@@ -191,7 +191,7 @@ def refusal(asked: Authorised, code: str | None = None, hint: str | None = None)
     whom = f"{owner}, the model's owner" if owner else "an admin of this vault"
     return AccessDenied(
         code or "denied",
-        f"{asked.principal.id} may not {request.action} {name}{purpose}: {why}",
+        f"{asked.principal.id} may not {request.action} {name or 'this vault'}{purpose}: {why}",
         hint or f"ask {whom}; decision {decision.decision_id}",
         subject=asked.principal.id,
         action=request.action,

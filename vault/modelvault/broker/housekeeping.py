@@ -26,23 +26,16 @@ from modelvault.ports.objects import ObjectInfo
 
 _BATCH = 500
 _ROWS = 1000
-_ALL_UPLOADS = 10_000
+_MANY = 10_000
 _OBJECTS = "objects/"
 
 
 class Dead(msgspec.Struct, frozen=True):
-    """Rows that go, and what goes with them."""
+    """Uploads whose rows go, and the objects and artifacts that no other row names."""
 
-    uploads: tuple[UploadRow, ...] = ()
-    versions: tuple[VersionRow, ...] = ()
+    uploads: frozenset[str] = frozenset()
     objects: frozenset[str] = frozenset()
-
-    @property
-    def artifacts(self) -> frozenset[str]:
-        """Whose keys go."""
-        return frozenset(
-            [row.artifact for row in self.uploads] + [row.artifact for row in self.versions]
-        )
+    artifacts: frozenset[str] = frozenset()
 
 
 class Housekeeper:
@@ -64,8 +57,7 @@ class Housekeeper:
         uploads = tuple(self._ledger.dead_uploads(who.now, limit=_ROWS))
         versions = tuple(row for row in self._hidden(who.now) if not self._runs(row, who.now))
         if dry_run:
-            dead = Dead(uploads, versions, frozenset(self._named_only_by(versions)))
-            doomed = list(self._doomed(who.now, dead))
+            doomed = list(self._doomed(who.now, self._dead(uploads, versions)))
             return _swept(len(uploads), len(versions), doomed)
         dropped = sum(self._drop_upload(asked, row) for row in uploads)
         for row in versions:
@@ -78,11 +70,13 @@ class Housekeeper:
         return self._ledger.dead_versions(before, limit=_ROWS)
 
     def _runs(self, row: VersionRow, now: int) -> bool:
-        """Whether a running lease may still read the version."""
-        running = self._ledger.leases(
-            tenant=row.tenant, model=row.model, running_at=now, limit=_ALL_UPLOADS
+        """Whether a lease may still read the version: one that runs, or did a moment ago and is
+        in its grace. With more leases than can be looked through, it may."""
+        lately = now - self._terms.clock_margin_s * 1000
+        leases = self._ledger.leases(
+            tenant=row.tenant, model=row.model, running_at=lately, limit=_MANY
         )
-        return any(lease.version == row.version for lease in running)
+        return len(leases) == _MANY or any(lease.version == row.version for lease in leases)
 
     def _drop_upload(self, asked: Authorised, row: UploadRow) -> bool:
         try:
@@ -141,29 +135,31 @@ class Housekeeper:
     def _cutoff(self, now: int, dead: Dead) -> int:
         """What was put before this and has no row can't be part of an upload that still may be
         committed. 0 (nothing) when there are more open uploads than can be looked through."""
-        gone = {row.id for row in dead.uploads}
-        pending = self._ledger.dead_uploads(NEVER_MS, limit=_ALL_UPLOADS)
-        if len(pending) == _ALL_UPLOADS:
+        pending = self._ledger.dead_uploads(NEVER_MS, limit=_MANY)
+        if len(pending) == _MANY:
             return 0
-        begun = [row.created_at for row in pending if row.id not in gone]
+        begun = [row.created_at for row in pending if row.id not in dead.uploads]
         oldest = min([now - self._terms.upload_ttl_s * 1000, *begun])
         return oldest - self._terms.clock_margin_s * 1000
 
-    def _named_only_by(self, versions: Iterable[VersionRow]) -> set[str]:
-        """The objects of these versions that no other version shares."""
-        named: set[str] = set()
-        shared: set[str] = set()
+    def _dead(self, uploads: Iterable[UploadRow], versions: Iterable[VersionRow]) -> Dead:
+        """What goes with these rows: all that they name, less what a version that stays names."""
         gone = {(row.tenant, row.model, row.version) for row in versions}
-        for tenant, model in {name[:2] for name in gone}:
+        going: set[str] = set()
+        staying: set[str] = set()
+        for tenant, model in {(tenant, model) for tenant, model, _ in gone}:
             for row in self._ledger.versions(tenant, model):
-                dead = (tenant, model, row.version) in gone
-                (named if dead else shared).update(_objects(row))
-        return named - shared
+                named = going if (tenant, model, row.version) in gone else staying
+                named.update(_names(row))
+        only = frozenset(going - staying)
+        artifacts = only | {row.artifact for row in uploads}
+        return Dead(frozenset(row.id for row in uploads), only, frozenset(artifacts))
 
 
-def _objects(row: VersionRow) -> Iterator[str]:
+def _names(row: VersionRow) -> Iterator[str]:
+    """The objects and artifacts of a version; no name of one kind looks like the other's."""
     for file in Manifest.from_bytes(row.manifest.payload).files:
-        yield from (file.object, file.leaves)
+        yield from (file.object, file.leaves, file.artifact)
 
 
 def _name(row: UploadRow | VersionRow) -> str:

@@ -52,14 +52,15 @@ class Publisher:
         asked = self._gate.authorise(who, "push", model.resource(paths, sum(sizes)))
         if reference.tag is not None:  # a refusal should come before the upload, not after it
             self._gate.authorise(who, "tag", model.resource())
-        for attempt in range(_KEY_TRIES):
+        tries = _KEY_TRIES
+        while True:
+            tries -= 1
             try:
                 return self._open(asked, ask, self._row(who, model, ask, hashed))
             except Conflict as lost:
                 # A rotation came between: that DEK is under a retiring KEK. Take a fresh one.
-                if lost.code != "kek_moved" or attempt == _KEY_TRIES - 1:
+                if lost.code != "kek_moved" or not tries:
                     raise
-        raise AssertionError("the loop returns or raises")
 
     def commit(self, caller: Caller, upload: str, draft: Draft) -> Published:
         """Check what was uploaded and publish it."""

@@ -30,7 +30,10 @@ class Renewer:
         self._gate = gate
 
     def renew(self, caller: Caller, lease: str, key_hash: str) -> Renewal:
-        """A new decision by policy and revocations about what was granted before."""
+        """A new decision by policy and revocations about what was granted before.
+
+        A lease that expired during an outage is renewed within the grace that stands now.
+        """
         who = self._gate.authenticate(caller, "renew", key_hash)
         row = self._own(who, lease)
         if row.key_hash != key_hash:
@@ -58,7 +61,9 @@ class Renewer:
         until = grant.renewed_until(row, who.now, obligations, self._parts.terms.default_ttl_s)
         told = entry(asked, "allowed", lease=row.id, until=to_text(until))
         try:
-            extended = self._parts.ledger.extend(row.id, until, told)
+            extended = self._parts.ledger.extend(
+                row.id, until, told, late_ms=1000 * (obligations.grace_s or 0)
+            )
         except AccessDenied as stopped:
             raise self._gate.limited(asked, stopped) from None
         return Renewal(
