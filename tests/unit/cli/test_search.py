@@ -69,6 +69,7 @@ def test_padding_is_no_window() -> None:
         base64.b64encode(KEY),
         base64.urlsafe_b64encode(KEY),
     ],
+    ids=["raw", "hex", "upper", "base64", "base64url"],  # the key is another one in each worker
 )
 @pytest.mark.parametrize("before", [0, 3, (4 << 20) - 5])
 def test_finds_a_key_in_any_spelling(
