@@ -448,12 +448,20 @@ class PlainLedger:
         found.sort(key=lambda row: (row.granted_at, row.id), reverse=True)
         return found[: page(limit)]
 
-    def extend(self, lease: str, expires_at: int, entry: Entry) -> LeaseRow:
+    def extend(self, lease: str, expires_at: int, entry: Entry, *, late_ms: int = 0) -> LeaseRow:
         with self._change() as state:
             row = self._lease(state, lease)
             if self._standing(state, row.subject, name(row), self.now()):
                 raise AccessDenied("revoked", "")
-            if not runs(row, self.now()):
+            late = row.expires_at <= self.now()
+            hits = {("principal", row.subject), ("version", name(row)), ("lease", row.id)}
+            revoked = any(
+                (one.kind, one.target) in hits and one.at >= row.granted_at
+                for one in state.revocations.values()
+            )
+            if row.ended_at is not None or (
+                late and (revoked or row.expires_at + late_ms <= self.now())
+            ):
                 raise AccessDenied("lease_ended", "")
             if expires_at > row.total_until:
                 raise InvalidRequest("over_total", "")

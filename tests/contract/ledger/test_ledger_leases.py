@@ -232,6 +232,25 @@ class TestLeases:
             with refused(scene.ledger, AccessDenied, "lease_ended"):
                 scene.ledger.extend(lease.id, scene.now + HOUR, entry())
 
+    def test_a_late_extension_in_the_grace_of_an_outage(self, scene: Scene) -> None:
+        expired = scene.lease(
+            scene.push(), granted_at=scene.now - HOUR, expires_at=scene.now - HOUR // 2
+        )
+        with refused(scene.ledger, AccessDenied, "lease_ended"):
+            scene.ledger.extend(expired.id, scene.now + HOUR, entry(), late_ms=HOUR // 4)
+        longer = scene.ledger.extend(expired.id, scene.now + HOUR, entry(), late_ms=HOUR)
+        assert longer.expires_at == scene.now + HOUR
+
+    @pytest.mark.parametrize("kind", ["principal", "lease", "version"])
+    def test_no_late_extension_once_a_revocation_hit_it(self, scene: Scene, kind: str) -> None:
+        expired = scene.lease(
+            scene.push(), granted_at=scene.now - HOUR, expires_at=scene.now - HOUR // 2
+        )
+        target = {"principal": ALICE, "lease": expired.id, "version": "default/m@1"}[kind]
+        scene.revoke(kind, target, at=scene.now - 5, until=scene.now - 1)
+        with refused(scene.ledger, AccessDenied, "lease_ended"):
+            scene.ledger.extend(expired.id, scene.now + HOUR, entry(), late_ms=HOUR)
+
     def test_the_first_end_stays(self, scene: Scene) -> None:
         lease = scene.lease(scene.push())
         scene.ledger.end(lease.id, scene.now + 1, "released", entry())

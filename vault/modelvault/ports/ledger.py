@@ -199,9 +199,13 @@ class Ledger(Protocol):
         """Newest first; with `running_at`, those neither ended nor expired then."""
         ...
 
-    def extend(self, lease: str, expires_at: int, entry: Entry) -> LeaseRow:
+    def extend(self, lease: str, expires_at: int, entry: Entry, *, late_ms: int = 0) -> LeaseRow:
         """A renewal. Rechecks revocations. AccessDenied (`revoked`, `lease_ended`: also expired),
-        NotFound (`no_lease`), InvalidRequest (`over_total`) beyond the lease's `total_until`."""
+        NotFound (`no_lease`), InvalidRequest (`over_total`) beyond the lease's `total_until`.
+
+        One that expired less than `late_ms` ago can still be had: that is the grace for an
+        outage. It held no slot meanwhile, and is refused if any revocation hit it since its grant.
+        """
         ...
 
     def end(self, lease: str, at: int, reason: str, entry: Entry) -> None:

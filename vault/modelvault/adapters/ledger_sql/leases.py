@@ -12,7 +12,7 @@ from modelvault.adapters.ledger_sql.database import Write
 from modelvault.adapters.ledger_sql.failures import damaged
 from modelvault.adapters.ledger_sql.room import Room
 from modelvault.adapters.ledger_sql.rows import AnyRow
-from modelvault.adapters.ledger_sql.schema import charges, entries, leases
+from modelvault.adapters.ledger_sql.schema import charges, entries, leases, revocations
 from modelvault.catalog import Admission, LeaseRow, Limits
 from modelvault.errors import AccessDenied, InvalidRequest, NotFound
 from modelvault.record import Entry
@@ -62,12 +62,14 @@ class Leases(Room):
             )
         return [rows.lease_row(row) for row in self._all(query.limit(rows.page(limit)))]
 
-    def extend(self, lease: str, expires_at: int, entry: Entry) -> LeaseRow:
+    def extend(self, lease: str, expires_at: int, entry: Entry, *, late_ms: int = 0) -> LeaseRow:
         """Raises AccessDenied (`revoked`, `lease_ended`), NotFound (`no_lease`)."""
         with self._database.write() as write:
             row = rows.lease_row(_found(write, lease))
             admission.check_revocations(write, row, write.now)
-            if row.ended_at is not None or row.expires_at <= write.now:
+            late = row.expires_at <= write.now
+            too_late = late and (row.expires_at + late_ms <= write.now or _was_revoked(write, row))
+            if row.ended_at is not None or too_late:
                 raise AccessDenied(
                     "lease_ended",
                     f"lease {lease} has ended: {row.end_reason or 'expired'}",
@@ -130,4 +132,17 @@ def _admitted(write: Write, lease: LeaseRow, entry: Entry) -> Admission:
     )
     return Admission(
         lease=lease, entry_id=written.id, leaf_hash=written.leaf_hash(), repeated=False
+    )
+
+
+def _was_revoked(write: Write, lease: LeaseRow) -> bool:
+    """Whether any revocation hit the lease since it was granted, one that is over by now too:
+    `revoke` ends running leases only, and an expired one in its grace isn't among them."""
+    version = f"{lease.tenant}/{lease.model}@{lease.version}"
+    hit = admission.standing(lease.subject, version, 0) | (
+        (revocations.c.kind == "lease") & (revocations.c.target == lease.id)
+    )
+    return (
+        write.one(select(revocations.c.id).where(hit, revocations.c.at >= lease.granted_at))
+        is not None
     )
