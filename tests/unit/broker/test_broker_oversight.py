@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from modelvault.access import Principal
@@ -214,9 +215,16 @@ def test_explain_versions_and_models(stocked: Vault) -> None:
     for absent in ("m@9", "x"):
         with pytest.raises(NotFound):
             explain(stocked, reference=absent)
-    with pytest.raises(InvalidRequest) as caught:
-        explain(stocked, action="fly")
-    assert caught.value.code == "bad_action"
+    for options, code in (
+        ({"action": "fly"}, "bad_action"),
+        ({"purpose": "a\nb"}, "bad_text"),
+        ({"subject": msgspec.structs.replace(principal("bob"), groups=7)}, "bad_document"),
+        ({"subject": msgspec.structs.replace(principal("b"), claims={"x": object()})},
+         "bad_document"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidRequest) as caught:
+            explain(stocked, **options)
+        assert caught.value.code == code
 
 
 # publish_policy

@@ -304,6 +304,8 @@ def test_list(vault: Vault) -> None:
     assert names(limit=2) == ["b", "bert"]
     assert names(limit=2, after="bert") == ["c", "m"]
     assert names(filter="B*") == []
+    with pytest.raises(InvalidRequest):
+        names(filter="*" * 257)
     bert = vault.broker.list(vault.caller(), tenant="default", filter="bert")[0]
     assert (bert.versions, bert.latest, bert.size) == (2, 2, 101)
     assert [(tag.tag, tag.version, tag.serial) for tag in bert.tags] == [("prod", 1, 1)]

@@ -19,6 +19,7 @@ from modelvault.record import SignedVersion
 from modelvault.reference import Reference
 
 _PAGE = 200
+_MAX_FILTER = 256
 
 
 class Catalogue:
@@ -35,6 +36,8 @@ class Catalogue:
         """The models that the caller may show, by name; hidden ones aren't among them."""
         who = self._gate.authenticate(caller, "list", None)
         check_limit(limit, self._terms.max_page)
+        if len(filter) > _MAX_FILTER:
+            raise InvalidRequest("bad_filter", f"a filter has at most {_MAX_FILTER} characters")
         self._gate.authorise(who, "list", whole_vault(tenant))
         found: list[ModelSummary] = []
         for row in self._rows(tenant, after):

@@ -105,6 +105,8 @@ class Overseer:
         """
         who = self._gate.authenticate(caller, "explain", None)
         _check_action(action)
+        if purpose is not None:
+            _check_texts(purpose)
         resource = self._explained(who, reference)
         asked = self._gate.decide(who, "explain", resource)
         for_self = subject is None or subject.id == who.principal.id
@@ -121,7 +123,7 @@ class Overseer:
                 reasons=answer.reasons,
                 about=about.id[:_MAX_TEXT],
                 explained=action,
-                for_purpose=purpose and purpose[:_MAX_TEXT],
+                for_purpose=purpose,
                 allowed=answer.allowed,
             )
         )
@@ -191,7 +193,7 @@ def _names(asked: Authorised) -> tuple[str | None, str | None]:
 def _check_texts(*texts: str) -> None:
     if any(not 1 <= len(text) <= _MAX_TEXT or not text.isprintable() for text in texts):
         raise InvalidRequest(
-            "bad_text", f"target and reason are 1 to {_MAX_TEXT} printable characters"
+            "bad_text", f"targets, reasons and purposes are 1 to {_MAX_TEXT} printable characters"
         )
 
 

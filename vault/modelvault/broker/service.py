@@ -52,7 +52,7 @@ from modelvault.ports.ledger import Ledger
 from modelvault.ports.objects import ObjectStore
 from modelvault.record import SignedVersion, TrustFile
 
-Ask = TypeVar("Ask", LeaseAsk, PushAsk, Draft)
+Ask = TypeVar("Ask", LeaseAsk, PushAsk, Draft, Principal)
 
 
 class LocalBroker:
@@ -191,7 +191,11 @@ class LocalBroker:
     ) -> Explanation:  # fmt: skip
         """See ports.broker.Steward."""
         return self._overseer.explain(
-            caller, action=action, reference=reference, purpose=purpose, subject=subject
+            caller,
+            action=action,
+            reference=reference,
+            purpose=purpose,
+            subject=None if subject is None else _checked(subject, "subject"),
         )
 
     def entries(
