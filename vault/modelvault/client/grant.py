@@ -6,15 +6,16 @@ that its pinned trust file verifies, and that the sealed keys open under exactly
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-
 from modelvault import binding
 from modelvault.access import Obligations
 from modelvault.artifact.trust import Verified
 from modelvault.errors import IntegrityError
 from modelvault.lease import Lease, LeaseAsk
 from modelvault.manifest import FileEntry
+from modelvault.policy import patterns
 
+# What client and loader can keep. Not taken from the types that the policy knows: a new one must
+# not be promised before somebody has taught the loader to keep it.
 FULFILS = (
     "allow_pickle",
     "files",
@@ -70,8 +71,7 @@ def _asked(ask: LeaseAsk, path: str) -> bool:
 
 
 def _allowed(obligations: Obligations, path: str) -> bool:
-    patterns = obligations.files
-    return patterns is None or any(fnmatchcase(path, pattern) for pattern in patterns)
+    return obligations.files is None or patterns.matches(path, obligations.files)
 
 
 def _refuse(ask: LeaseAsk, why: str) -> IntegrityError:
