@@ -120,3 +120,55 @@ def test_export_pull_and_gc(home: Path, model: Path, tmp_path: Path) -> None:
         vault.delete("m@1")
         with pytest.raises(NotFound):
             vault.load("m", purpose="inference")
+
+
+def test_a_token_in_a_file(
+    home: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wiring.init()
+    with connect() as vault:
+        first, second = (vault.mint_token(sub=name, groups=["admins"]) for name in ("a", "b"))
+    path = tmp_path / "token"
+    path.write_text(first)
+    monkeypatch.setenv("MODELVAULT_TOKEN_FILE", str(path))
+    with connect() as vault:
+        assert vault.whoami().id == "local:a"
+        path.write_text(second + "\n")
+        assert vault.whoami().id == "local:b"
+
+
+def test_a_restricted_model_needs_a_token_bound_to_the_key(
+    home: Path, model: Path, tmp_path: Path
+) -> None:
+    wiring.init()
+    with connect() as vault:
+        vault.create("secret", classification="restricted")
+        vault.push(model, "secret")
+        with vault.load("secret", purpose="inference") as loaded:  # the home mints bound tokens
+            assert loaded.obligations.memory_only
+            check(loaded.tensors())
+        with pytest.raises(AccessDenied):
+            vault.export("secret", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        bearer = vault.mint_token(groups=["admins"])
+    with connect(token=bearer) as vault, pytest.raises(AccessDenied):
+        vault.load("secret", purpose="inference")
+
+
+def test_an_edited_policy_counts_once_it_is_published(home: Path, model: Path) -> None:
+    made = wiring.init()
+    data = home / "policy" / "data.json"
+    with connect() as vault:
+        vault.create("m")
+        vault.push(model, "m")
+        text = data.read_text().replace('"purposes": ["*"]', '"purposes": ["evaluation"]')
+        data.write_text(text)
+        with vault.load("m", purpose="inference"):
+            pass
+        assert vault.publish_policy() != made.policy_revision
+        with pytest.raises(AccessDenied):
+            vault.load("m", purpose="inference")
+        with vault.load("m", purpose="evaluation"):
+            pass
+    with connect() as vault, pytest.raises(AccessDenied):
+        vault.load("m", purpose="inference")

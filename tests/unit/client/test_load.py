@@ -503,6 +503,25 @@ def test_a_pulled_folder_is_all_that_a_second_reader_needs(vault: Vault, tmp_pat
     assert not (tmp_path / "exact" / "tag.json").exists()
 
 
+def test_a_folder_that_somebody_makes_meanwhile_stays_theirs(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    read = vault.store.read_into
+
+    def overtaken(name: str, offset: int, buffer: memoryview) -> None:
+        target.mkdir(exist_ok=True)
+        (target / "theirs").touch()
+        read(name, offset, buffer)
+
+    monkeypatch.setattr(vault.store, "read_into", overtaken)
+    with pytest.raises(Conflict) as caught:
+        vault.session.pull("m:prod", target)
+    assert caught.value.code == "folder_exists"
+    assert [path.name for path in tmp_path.glob("*out*")] == ["out"]
+    assert [path.name for path in target.iterdir()] == ["theirs"]
+
+
 def test_show_verifies_what_it_shows(vault: Vault) -> None:
     assert vault.session.show("m:prod").signed is not None
     vault.broker.keys = Keys(vault.broker.keys.vault)
@@ -515,5 +534,6 @@ def test_what_only_a_home_can_do(vault: Vault) -> None:
         with pytest.raises(InvalidRequest) as caught:
             use()
         assert caught.value.code == "not_embedded"
+    assert vault.session.trust == vault.context.trust
     assert vault.session.trust.vault in repr(vault.session)
     assert vault.session.whoami().id == "token-for-None"

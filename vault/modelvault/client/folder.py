@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from modelvault.errors import Conflict, Unavailable
 
 _CHUNK = 8 << 20
+_TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR})
 
 
 @contextmanager
@@ -36,9 +38,9 @@ def appearing(target: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-    except FileExistsError:
-        raise _exists(target) from None
     except OSError as error:
+        if error.errno in _TAKEN and target.exists():  # somebody made it meanwhile
+            raise _exists(target) from None
         raise Unavailable(
             "cant_write",
             f"can't write {target}: {os.strerror(error.errno or 0)}",

@@ -101,18 +101,18 @@ def open_parts(home: Home, settings: Settings, ask: Ask | None) -> Parts:
             segment_length=described.segment_length,
         )
         opened.callback(broker.close)
-        return Parts(
-            home=home,
-            described=described,
-            trust=trust,
-            keyring=keyring,
-            ledger=ledger,
-            store=store,
-            policies=policies,
-            broker=broker,
-            close=opened.pop_all().close,
-        )
-    raise AssertionError("unreachable")
+        close = opened.pop_all().close
+    return Parts(
+        home=home,
+        described=described,
+        trust=trust,
+        keyring=keyring,
+        ledger=ledger,
+        store=store,
+        policies=policies,
+        broker=broker,
+        close=close,
+    )
 
 
 def engines(policies: PolicyFolder) -> Callable[[str], PolicyEngine]:
