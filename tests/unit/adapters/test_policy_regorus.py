@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -14,7 +14,7 @@ import pytest
 
 from modelvault.access import Evaluation
 from modelvault.adapters import policy_regorus
-from modelvault.adapters.policy_regorus import RegorusEngine, check
+from modelvault.adapters.policy_regorus import MAX_ANSWER_BYTES, RegorusEngine, check
 from modelvault.errors import Unavailable
 from modelvault.policy import cases, shipped
 from modelvault.policy.bundle import Bundle
@@ -264,6 +264,34 @@ def test_a_fork_before_the_first_question_is_fine_too():
         assert asked.evaluate({}).document["asked"] == {}
 
 
+def test_what_a_fork_does_in_the_new_process():
+    with engine(ECHO) as asked:
+        asked.evaluate({})
+        theirs = asked._child
+        policy_regorus._after_fork()
+        try:
+            assert theirs._process.returncode == 0  # let go, not ended
+            os.kill(theirs._process.pid, 0)
+            assert asked.evaluate({"a": 1}).document["asked"] == {"a": 1}
+            assert pid(asked) != theirs._process.pid
+        finally:
+            os.kill(theirs._process.pid, signal.SIGKILL)
+            os.waitpid(theirs._process.pid, 0)
+
+
+def test_an_announced_flood_isnt_received():
+    with engine(ECHO) as asked:
+        asked.evaluate({})
+        asked._child._receive = lambda size, end: struct.pack(">I", MAX_ANSWER_BYTES + 1)
+        assert "died" in unavailable(asked, {})
+
+
+def test_an_answer_in_drops_doesnt_stretch_the_deadline():
+    hours = iter(range(0, 10**9, 3_600_000))
+    with engine(ECHO, clock=lambda: next(hours)) as asked:
+        assert "no answer within" in unavailable(asked, {})
+
+
 def test_large_inputs_go_through_whole():
     document = {"files": [f"{n:0100}" for n in range(20_000)]}
     text = HEAD + 'decision := {"n": count(input.files), "last": input.files[19999]}'
@@ -358,25 +386,3 @@ def test_check_finds_every_module_that_doesnt_parse():
         ("a.rego", "bad_rego"),
         ("b.rego", "bad_rego"),
     ]
-
-
-def test_the_worker_knows_every_kind_of_rule_head():
-    text = HEAD + "\n".join(
-        [
-            "default a := 1",
-            "b contains 1 if true",
-            "c[x] := 1 if some x in [1]",
-            "d.e.f := 3",
-            "g(x) := x",
-            'h["i"] := 1',
-            "decision := {} if { every x in [1] { x > 0 } } else := 2",
-        ]
-    )
-    from modelvault.adapters import policy_regorus_worker as worker
-
-    regorus = pytest.importorskip("regorus")
-    parsed = regorus.Engine()
-    parsed.add_policy("a.rego", text)
-    (facts,) = worker.facts(json.loads(parsed.get_ast_as_json()))
-    assert [name for name, _ in facts["rules"]] == ["a", "b", "c", "d", "g", "h", "decision"]
-    assert facts["package"] == "modelvault.authz"

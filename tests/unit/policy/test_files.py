@@ -54,7 +54,7 @@ def test_a_published_bundle_comes_back_under_its_revision(folder):
     bundle = folder.working()
     revision = folder.publish(bundle)
     assert revision == bundle.revision == folder.publish(bundle)
-    (folder.root / "data.json").write_text("{}")
+    (folder.root / "data.json").write_text(files.data_text().replace("86400", "60", 1))
     assert folder.published(revision) == bundle
     assert folder.revisions() == (revision,)
     assert [path.name for path in (folder.root / "published").rglob("*") if path.is_file()] == [
@@ -64,11 +64,36 @@ def test_a_published_bundle_comes_back_under_its_revision(folder):
 
 def test_revisions_are_listed_newest_first(folder):
     first = folder.publish(folder.working())
-    (folder.root / "data.json").write_text("{}")
+    (folder.root / "data.json").write_text(files.data_text().replace("86400", "60", 1))
     second = folder.publish(folder.working())
     place = folder.root / "published" / first.removeprefix("sha256:") / "bundle.json"
     os.utime(place, ns=(1, 1))
     assert folder.revisions() == (second, first)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ('"max_ttl_s": 600', '"max_tll_s": 600', "max_ttl_s"),
+        ('"role": "pusher"', '"role": "pushers"', "pushers"),
+        ('"refuse_pickles": ["load", "renew", "export"]', '"site_data": {}', "refuse_pickles"),
+    ],
+)
+def test_data_with_a_grave_mistake_isnt_published(folder, old, new, word):
+    text = files.data_text()
+    assert old in text
+    (folder.root / "data.json").write_text(text.replace(old, new, 1))
+    with pytest.raises(InvalidRequest, match=word) as caught:
+        folder.publish(folder.working())
+    assert caught.value.code == "bad_policy"
+    assert folder.revisions() == ()
+
+
+def test_data_with_mere_advice_is_published(folder):
+    data = files.data()
+    data["grants"].append(data["grants"][0])
+    (folder.root / "data.json").write_text(json.dumps(data))
+    assert folder.publish(folder.working()) == folder.revisions()[0]
 
 
 def spoil(change):

@@ -7,6 +7,7 @@ policy/published/<64 hex digits>/bundle.json  each published bundle, whole and n
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -60,7 +61,12 @@ class PolicyFolder:
         return files.sources() | site | {"modelvault/data.json": self.data_text()}
 
     def publish(self, bundle: Bundle) -> str:
-        """Keep `bundle` under its revision, which is returned. Idempotent; decides nothing yet."""
+        """Keep `bundle` under its revision, which is returned. Idempotent; decides nothing yet.
+
+        Raises InvalidRequest (`bad_policy`) for data that its schema refuses: a limit under a
+        mistyped name would be no limit.
+        """
+        _check(bundle)
         revision = bundle.revision
         place = self._place(revision)
         with _reported(self.root):
@@ -113,6 +119,18 @@ class PolicyFolder:
         if len(name) != 64 or set(name) - set("0123456789abcdef"):
             raise NotFound("no_policy_revision", "that isn't a policy revision")
         return self.root / "published" / name / "bundle.json"
+
+
+def _check(bundle: Bundle) -> None:
+    from modelvault.policy.check import check_data  # with jsonschema, which few need
+
+    grave = [one for one in check_data(json.dumps(bundle.data)) if one.grave]
+    if grave:
+        raise InvalidRequest(
+            "bad_policy",
+            f"policy data.json: {grave[0].text}",
+            "`modelvault policy check` names the line, and what else there is",
+        )
 
 
 def _write_new(path: Path, content: bytes) -> None:

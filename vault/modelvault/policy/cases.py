@@ -4,7 +4,8 @@ A file is a JSON object:
 
     about        what the table shows
     data         "shipped", or a data.json's content; without it the bundle's own data
-    site         {"name.rego": text}: site rules in place of the bundle's
+    site         {"name.rego": text}: site rules in place of the bundle's; where `data` stands
+                 and `site` doesn't, there are none
     parts        {name: input fragment}
     obligations  {name: {id: value}}
     cases        [{"use": [parts], "input": fragment, "decision": bool, "reasons": [codes],
@@ -152,7 +153,8 @@ def _case(file: str, table: _Table, line: _Line) -> Case:
     except Unavailable as failure:
         raise InvalidRequest("bad_cases", f"case {name!r}: {failure.message}") from None
     data = files.data() if table.data == "shipped" else table.data
-    return Case(file=file, name=name, input=document, expected=expected, data=data, site=table.site)
+    site = {} if table.site is None and data is not None else table.site
+    return Case(file=file, name=name, input=document, expected=expected, data=data, site=site)
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,6 @@ UNFULFILLED_OBLIGATION = "unfulfilled_obligation"
 KEPT_BY_THE_LOADER = frozenset({"grace_s", "memory_only"})
 
 _POSITIVE = frozenset({"max_ttl_s", "max_total_s"})
-_COUNTS = frozenset({"grace_s", "max_bytes_per_day", "max_concurrent_leases"})
 _FLAGS = frozenset({"memory_only", "allow_pickle"})
 
 
@@ -158,7 +157,7 @@ def _value(obligation: _Obligation) -> int | bool | tuple[str, ...]:
     elif obligation.type in _FLAGS:
         if isinstance(value, bool):
             return value
-    elif obligation.type in _POSITIVE | _COUNTS:
+    else:
         least = 1 if obligation.type in _POSITIVE else 0
         if type(value) is int and least <= value <= canonical.MAX_INTEGER:
             return value

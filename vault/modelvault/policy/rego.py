@@ -41,6 +41,13 @@ _NAMESPACES = frozenset(_FIRST_PARTS.split())
 _TALKATIVE = frozenset({"print", "trace"})
 
 
+# Findings about what does no harm but for doing nothing.
+_ADVICE = frozenset(
+    {"unused_role", "never_applies", "repeated_grant", "matches_nothing", "not_formatted"}
+    | {"not_covered"}
+)
+
+
 class Name(msgspec.Struct, frozen=True, array_like=True):
     """A rule's name, or a dotted reference, and the line where it stands."""
 
@@ -71,6 +78,11 @@ class Finding(msgspec.Struct, frozen=True, order=True):
     line: int
     code: str
     text: str
+
+    @property
+    def grave(self) -> bool:
+        """Whether policies with it mustn't be published; the others are advice."""
+        return self.code not in _ADVICE
 
 
 def inspect(facts: Iterable[Facts], document: Mapping[str, Any]) -> list[Finding]:
