@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from modelvault import canonical
-from modelvault.adapters import policy_regorus
+from modelvault.adapters import opa_tool, policy_regorus
 from modelvault.adapters.policy_files import PolicyFolder
 from modelvault.client.session import Session
 from modelvault.errors import ModelVaultError
@@ -23,7 +23,18 @@ def check(folder: PolicyFolder, session: Session) -> list[Finding]:
     findings = check_data(text, _models(session, _tenants(text)))
     if any(one.code == "bad_json" for one in findings):
         return findings  # there is nothing to evaluate over
-    return findings + policy_regorus.check(folder.working(), cases.shipped()[0].input)
+    findings += policy_regorus.check(folder.working(), cases.shipped()[0].input)
+    return findings + _second_opinion(folder)
+
+
+def _second_opinion(folder: PolicyFolder) -> list[Finding]:
+    """What `opa` finds, where it is installed; the site's rules must be covered by tests."""
+    opa = opa_tool.locate()
+    if opa is None:
+        return []
+    sources = folder.sources()
+    rules = [path for path in sources if not path.endswith("_test.rego")]
+    return opa_tool.OpaTool(opa).review(sources, [one for one in rules if one.startswith("site/")])
 
 
 def _tenants(text: str) -> list[str]:

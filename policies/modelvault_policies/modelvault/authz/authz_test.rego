@@ -45,8 +45,10 @@ _show := _for({"action": {"name": "show"}, "context": {"purpose": null}})
 
 test_site_rules_add_grants_and_obligations if {
 	granted := authz.decision with input as _show
-		with data.modelvault.site.grants as {"site:a"}
-		with data.modelvault.site.obligations as {{"id": "x", "type": "y", "properties": {}}}
+		with data.modelvault.site as {
+			"grants": {"site:a"},
+			"obligations": {{"id": "x", "type": "y", "properties": {}}},
+		}
 	granted == {"decision": true, "context": {
 		"reasons": ["site:a"],
 		"obligations": [{"id": "x", "type": "y", "properties": {}}],
@@ -55,7 +57,6 @@ test_site_rules_add_grants_and_obligations if {
 
 test_site_rules_add_denies if {
 	denied := authz.decision with input as _show
-		with data.modelvault.site.grants as {"site:a"}
-		with data.modelvault.site.denies as {"site:b"}
+		with data.modelvault.site as {"grants": {"site:a"}, "denies": {"site:b"}}
 	denied.context.reasons == ["site:b"]
 }

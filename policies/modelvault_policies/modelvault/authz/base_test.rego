@@ -84,6 +84,7 @@ _decide(request) := decision if {
 		with data.modelvault.purposes as _purposes
 		with data.modelvault.limits as {"max_bytes_per_day": 7}
 		with data.modelvault.refuse_pickles as ["load"]
+		with data.modelvault.site as {}
 }
 
 _reasons(request) := {reason | some reason in _decide(request).context.reasons}
