@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from measure import interleaved, report
+from measure import back_memory, interleaved, report
 from weights import mmap_and, read_all, touch, write_safetensors
 
 import modelvault
@@ -112,6 +112,7 @@ def load_case(folder: Path, name: str, size: int, tensors: int) -> None:
                 "openssl": OneShot(plain),
             },
             ROUNDS,
+            prepare=lambda: back_memory(3 * size),
         )
     for mine, key, label, goal in (
         ("ours", "mmap", "mmap and touch every page", 1.6),
@@ -154,7 +155,7 @@ def push_case(folder: Path, size: int) -> None:
             os.sync()
 
         cases = {"ours": lambda: session.push(plain, "m"), "cp": copy}
-        seconds = interleaved(cases, PUSH_ROUNDS, tidy)
+        seconds = interleaved(cases, PUSH_ROUNDS, tidy=tidy)
     report(
         "push",
         "1 GiB",

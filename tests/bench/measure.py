@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import statistics
 import time
 from collections.abc import Callable
@@ -10,21 +11,44 @@ from collections.abc import Callable
 Case = Callable[[], object]
 
 
+def nothing() -> None:
+    """No preparation."""
+
+
 def interleaved(
-    cases: dict[str, Case], rounds: int, tidy: Callable[[], object] = lambda: None
+    cases: dict[str, Case],
+    rounds: int,
+    *,
+    prepare: Callable[[], object] = nothing,
+    tidy: Callable[[], object] = nothing,
 ) -> dict[str, float]:
     """Median seconds of each case; one warm-up, then all of them in turn, `rounds` times.
 
-    `tidy` runs after each, untimed.
+    `prepare` runs before and `tidy` after each, untimed.
     """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds + 1):
         for name, case in cases.items():
+            prepare()
             start = time.perf_counter()
             case()
             seconds[name].append(time.perf_counter() - start)
             tidy()
     return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
+
+
+def back_memory(size: int) -> None:
+    """Touch and free `size` bytes, so that each case finds as much memory that is really there.
+
+    A virtual machine gives free memory back to its host; the first touch then costs ten times as
+    much, and whichever case came first would pay for all.
+    """
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        zeros = bytes(1 << 20)
+        for _ in range(size >> 20):
+            memory.write(zeros)
 
 
 def report(

@@ -42,7 +42,7 @@ def peak(home: Path, reference: str, what: str, path: Path) -> int:
 
 
 def memory_cases(folder: Path) -> None:
-    """Load: plaintext × 1.02 + 64 MiB above an idle session; push: 192 MiB for any size."""
+    """Load: plaintext x 1.02 + 64 MiB above an idle session; push: 192 MiB for any size."""
     folder.mkdir()
     with vault(folder) as session:
         for size in (GIB // 4, GIB):
