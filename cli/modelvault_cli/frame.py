@@ -31,8 +31,13 @@ class Globals:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A session with the vault that the options name."""
+        """A session with the vault that the options name. With --verbose, its log is on stderr."""
         from modelvault import wiring
+
+        if self.verbose:
+            import logging
+
+            logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
 
         with wiring.connect(self.broker, home=self.home, profile=self.profile) as session:
             yield session

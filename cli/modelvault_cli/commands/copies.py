@@ -26,11 +26,14 @@ def pull(options: Globals, reference: str, folder: Path, dry_run: bool) -> None:
 
     Every byte is checked on its way. Nothing in the folder can be read without a lease.
     """
+    from modelvault_cli.output import progress
+
     with options.session() as session:
         if dry_run:
             plan.plan(options, session, "pull", reference, f"copy its ciphertext to {folder}")
             return
-        manifest = session.pull(reference, folder)
+        with progress(f"copying {reference}") as advance:
+            manifest = session.pull(reference, folder, progress=advance)
     _report(options, manifest, folder, "ciphertext and signed documents")
 
 
@@ -61,16 +64,22 @@ def export(
 
     An action of its own for the policy: who may load a model may not therefore export it.
     """
-    from modelvault_cli.output import talk
+    from modelvault_cli.output import progress, talk
 
     with options.session() as session:
         if dry_run:
             effect = f"write its plaintext to {folder}"
             plan.plan(options, session, "export", reference, effect, purpose)
             return
-        manifest = session.export(
-            reference, folder, purpose=purpose, files=files or None, ticket=ticket
-        )
+        with progress(f"decrypting {reference}") as advance:
+            manifest = session.export(
+                reference,
+                folder,
+                purpose=purpose,
+                files=files or None,
+                ticket=ticket,
+                progress=advance,
+            )
     talk("warning: these files are in the clear; the vault protects them no longer")
     _report(options, manifest, folder, "plaintext", only=files)
 

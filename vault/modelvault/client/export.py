@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modelvault import canonical
@@ -12,6 +12,7 @@ from modelvault.client.context import Context
 from modelvault.client.folder import appearing, write_file
 from modelvault.client.keeper import Keeper
 from modelvault.client.load import Grant, take
+from modelvault.client.progress import Progress, counter
 from modelvault.crypto.floe import HEADER_BYTES, Geometry
 from modelvault.manifest import FileEntry, Manifest
 from modelvault.record import SignedVersion
@@ -26,6 +27,7 @@ def export(
     purpose: str,
     files: Sequence[str] | None,
     ticket: str | None,
+    progress: Progress | None = None,
 ) -> Manifest:
     """Write the granted files in the clear into `folder`, which appears whole or not at all.
 
@@ -45,20 +47,24 @@ def export(
         keeper.start()
         try:
             granted.check(granted.obligations)
+            count = counter(progress, sum(entry.size for entry in granted.files))
             for entry in granted.files:
-                _write_plain(draft / entry.path, granted, entry, keeper)
+                _write_plain(draft / entry.path, granted, entry, keeper, count)
         finally:
             keeper.stop()
             granted.wipe()
     return granted.manifest
 
 
-def _write_plain(path: Path, granted: Grant, entry: FileEntry, keeper: Keeper) -> None:
+def _write_plain(
+    path: Path, granted: Grant, entry: FileEntry, keeper: Keeper, count: Callable[[int], None]
+) -> None:
     reader = granted.reader(entry)
 
     def read(offset: int, buffer: memoryview) -> None:
         keeper.check()
         reader.read_into(offset, buffer)
+        count(len(buffer))
 
     try:
         write_file(path, reader.size, read)
@@ -66,7 +72,9 @@ def _write_plain(path: Path, granted: Grant, entry: FileEntry, keeper: Keeper) -
         reader.wipe()
 
 
-def pull(context: Context, reference: Reference, folder: Path) -> Manifest:
+def pull(
+    context: Context, reference: Reference, folder: Path, *, progress: Progress | None = None
+) -> Manifest:
     """Copy a version as it lies in the vault: documents, trust file and objects, all checked.
 
     The folder holds `trust.json`, `model.json`, `manifest.json`, `tag.json` where the reference
@@ -80,8 +88,10 @@ def pull(context: Context, reference: Reference, folder: Path) -> Manifest:
     with appearing(folder) as draft:
         for name, data in _documents(context, signed).items():
             _write_bytes(draft / name, data)
+        count = counter(progress, verified.manifest.size)
         for entry in verified.manifest.files:
             _copy(context, entry, verified.manifest.digest_alg, draft)
+            count(entry.size)
     return verified.manifest
 
 

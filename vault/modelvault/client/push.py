@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -13,10 +12,11 @@ from modelvault.artifact.trust import Seen, Verified
 from modelvault.client import keys as filekeys
 from modelvault.client.context import Context
 from modelvault.client.keys import OneTimeKey
+from modelvault.client.progress import Progress, counter
 from modelvault.client.scan import Found, Scan
 from modelvault.client.source import Source
 from modelvault.client.tag import exact, move_tag
-from modelvault.client.upload import Progress, Sent, Uploader
+from modelvault.client.upload import Sent, Uploader
 from modelvault.crypto.secret import Secret
 from modelvault.errors import IntegrityError, InvalidRequest
 from modelvault.lease import DeclaredFile, Draft, Published, PushAsk, Upload
@@ -130,7 +130,7 @@ def _upload(
         keys,
         context.objects,
         public_metadata=public_metadata,
-        progress=_counter(progress, scanned.size),
+        progress=counter(progress, scanned.size),
     )
     try:
         return upload, uploader.send(scanned.files)
@@ -198,19 +198,3 @@ def _inspection(scanned: Scan, kinds: Mapping[str, str]) -> Inspection:
         pickles=tuple(path for path, kind in kinds.items() if is_pickle(kind)),
         skipped=scanned.skipped,
     )
-
-
-def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """Adds up the bytes of all threads; the caller's function is called by one at a time."""
-    if progress is None:
-        return lambda _count: None
-    lock = threading.Lock()
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        with lock:
-            done += more
-            progress(done, total)
-
-    return count

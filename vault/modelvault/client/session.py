@@ -18,10 +18,10 @@ from modelvault.client import push as pushing
 from modelvault.client.context import Context
 from modelvault.client.load import OnRevoked
 from modelvault.client.local import Local
+from modelvault.client.progress import Progress
 from modelvault.client.push import Inspection, Pushed
 from modelvault.client.scan import scan
 from modelvault.client.tag import move_tag
-from modelvault.client.upload import Progress
 from modelvault.errors import Conflict, InvalidRequest
 from modelvault.lease import (
     EntryPage,
@@ -132,11 +132,12 @@ class Session:
         purpose: str = "export",
         files: _Names | None = None,
         ticket: str | None = None,
+        progress: Progress | None = None,
     ) -> Manifest:
         """Write a version in the clear into a new folder: an action of its own for the policy.
 
         Files are private to the user. Raises AccessDenied (`memory_only`) where the policy keeps
-        the model off disks, Conflict (`folder_exists`).
+        the model off disks, Conflict (`folder_exists`). `progress(done, total)` as in `push`.
         """
         return exporting.export(
             self._context,
@@ -145,11 +146,16 @@ class Session:
             purpose=purpose,
             files=files,
             ticket=ticket,
+            progress=progress,
         )
 
-    def pull(self, reference: str, folder: str | Path) -> Manifest:
+    def pull(
+        self, reference: str, folder: str | Path, *, progress: Progress | None = None
+    ) -> Manifest:
         """Copy a version's ciphertext and signed documents into a new folder, all checked."""
-        return exporting.pull(self._context, Reference.parse(reference), Path(folder))
+        return exporting.pull(
+            self._context, Reference.parse(reference), Path(folder), progress=progress
+        )
 
     # looking
 

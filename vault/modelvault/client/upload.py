@@ -27,8 +27,6 @@ from modelvault.weights import safetensors
 SMALL_BYTES = 1 << 20
 SMALL_AT_ONCE = 8
 
-Progress = Callable[[int, int], None]
-
 
 class Sent(msgspec.Struct, frozen=True):
     """A file that lies in the store, and what it was found to be."""
