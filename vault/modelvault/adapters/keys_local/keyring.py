@@ -113,7 +113,9 @@ class LocalKeyring:
     def create(self, key: str) -> None:
         """See `KeyAdmin`. InvalidRequest (`bad_key_name`) for what `derive.kek_name` can't make."""
         if not document.KEK_NAME.fullmatch(key):
-            raise InvalidRequest("bad_key_name", f"not a KEK's name: {key[:80]!r}")
+            raise InvalidRequest(
+                "bad_key_name", f"not a KEK's name: {key[:80]!r}", "take it from derive.kek_name"
+            )
 
         def add(keyring: Keyring) -> Keyring:
             if key in keyring.keks:
@@ -141,7 +143,9 @@ class LocalKeyring:
         """See `KeyAdmin`. InvalidRequest (`batch_too_large`) for more than 200."""
         if len(batch) > MAX_BATCH:
             raise InvalidRequest(
-                "batch_too_large", f"{len(batch)} keys to rewrap; at most {MAX_BATCH} at once"
+                "batch_too_large",
+                f"{len(batch)} keys to rewrap; at most {MAX_BATCH} at once",
+                "rewrap them in several batches",
             )
         kek = _kek(self._current(), key)
         rewrapped = []
@@ -207,7 +211,11 @@ class LocalKeyring:
     def _wrap(self, key: str, kek: Kek, dek: Secret, context: bytes) -> WrappedKey:
         """The DEK under the newest version, as IV || ciphertext || tag (60 bytes)."""
         if len(context) != CONTEXT_BYTES:
-            raise InvalidRequest("bad_context", f"a key context is {CONTEXT_BYTES} bytes")
+            raise InvalidRequest(
+                "bad_context",
+                f"a key context is {CONTEXT_BYTES} bytes",
+                "take it from derive.key_context",
+            )
         newest = kek.versions[-1]
         with (
             self._seals.open_kek(key, newest.version, newest.sealed) as unsealed,

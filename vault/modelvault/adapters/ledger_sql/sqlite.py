@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,10 @@ def make_private(path: Path) -> None:
 
 
 def _tighten(path: Path) -> None:
-    if path.stat().st_mode & 0o077:
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise FileNotFoundError
+    if mode & 0o077:
         path.chmod(MODE)
 
 
