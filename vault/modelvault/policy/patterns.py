@@ -20,7 +20,12 @@ def both(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
     overlap is kept, since no single pattern says it: stricter than either, never wider.
     """
     kept = {inner for inner in one if any(_covers(outer, inner) for outer in other)}
-    kept |= {inner for inner in other if any(_covers(outer, inner) for outer in one)}
+    kept |= {
+        inner
+        for inner in other
+        if any(_covers(outer, inner) for outer in one)
+        and not any(_covers(outer, inner) for outer in kept)
+    }
     return tuple(sorted(kept))
 
 
