@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from support.opa import opa
 
 from modelvault.adapters.policy_files import PolicyFolder
 from modelvault.wiring.checking import _second_opinion
+from support.opa import opa
 
 RULES = """package modelvault.site
 
