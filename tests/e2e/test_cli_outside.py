@@ -182,6 +182,16 @@ def test_progress_on_a_terminal(vault: Path, place: Path, env: dict[str, str]) -
     assert "pushed:" in seen
 
 
+@pytest.mark.parametrize(("command", "said"), [("pull", "copying"), ("export", "decrypting")])
+def test_progress_of_copies(
+    vault: Path, place: Path, env: dict[str, str], command: str, said: str
+) -> None:
+    code, seen = terminal([command, "minilm:prod", str(place / command)], env)
+    assert code == 0
+    assert f"{said} minilm:prod" in seen
+    assert (place / command).is_dir()
+
+
 def test_no_progress_without_one(run: Run, vault: Path, place: Path) -> None:
     told = run("push", place / "plain", "minilm")
     assert told.code == 0

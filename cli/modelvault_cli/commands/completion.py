@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
 from modelvault.errors import InvalidRequest
 from modelvault_cli.frame import Globals, command, pass_globals
+
+_SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
 @command(
@@ -15,7 +17,7 @@ from modelvault_cli.frame import Globals, command, pass_globals
     "modelvault completion zsh >> ~/.zshrc",
     "modelvault completion fish > ~/.config/fish/completions/modelvault.fish",
 )
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(list(_SHELLS)))
 @pass_globals
 def completion(options: Globals, shell: str) -> None:
     """Print the completion script for SHELL: commands, options, names of models and tags."""
@@ -23,6 +25,4 @@ def completion(options: Globals, shell: str) -> None:
 
     if options.json:
         raise InvalidRequest("usage", "a completion script is no JSON document", "leave --json out")
-    kind = get_completion_class(shell)
-    if kind is not None:
-        click.echo(kind(cli, {}, "modelvault", COMPLETE).source())
+    click.echo(_SHELLS[shell](cli, {}, "modelvault", COMPLETE).source())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -245,6 +246,27 @@ def test_create_and_classify(run: Run) -> None:
     changed = run("classify", "classified", "-c", "public", "--json").document("classify").model
     assert (changed.classification, changed.owner) == ("public", "local:team")
     assert "owner local:you" in run("classify", "classified", "--owner", "local:you").out
+
+
+def test_a_dry_run_tells_of_what_would_be_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("create", "minilm", "--dry-run", "--json").error.code == "model_exists"
+    token = run("token", "mint", "--sub", "ci", "--group", "inference").out.strip()
+    monkeypatch.setenv("MODELVAULT_TOKEN", token)
+    error = run("delete", "minilm@1", "--dry-run", "--json").error
+    assert error.code == "would_be_denied"
+    assert error.exit_code == 3
+    assert error.details["reasons"]
+
+
+def test_verbose_shows_the_log(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("logging.basicConfig", lambda **settings: asked.append(settings["level"]))
+    assert run("list", "-v").code == 0
+    assert asked == [logging.INFO]
+    assert run("list").code == 0
+    assert len(asked) == 1
 
 
 def test_tag(run: Run) -> None:

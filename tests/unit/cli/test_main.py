@@ -100,6 +100,14 @@ def test_interrupted(
     assert capsys.readouterr().err.lstrip().startswith("error[interrupted]")
 
 
+def test_an_error_without_a_hint_is_one_line(
+    with_command: Callable[[Callable[[], object]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_command(throwing(errors.NotFound("gone", "it is gone")))
+    assert main.run(["try"]) == 4
+    assert capsys.readouterr().err == "error[gone]: it is gone\n"
+
+
 def test_a_bug_shows_no_values(
     with_command: Callable[[Callable[[], object]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,7 +227,7 @@ def test_help_imports_no_vault() -> None:
     assert done.stdout.splitlines()[-1] == b"[]"
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["completion", shell]) == 0
     assert "_MODELVAULT_COMPLETE" in capsys.readouterr().out
