@@ -6,6 +6,7 @@ import re
 from fnmatch import fnmatchcase
 
 _WILD = re.compile(r"[*?\[]")
+_BRACKET = re.compile(r"\[!?\]?[^\]]*\]")
 
 
 def matches(path: str, patterns: tuple[str, ...]) -> bool:
@@ -33,10 +34,11 @@ def _covers(outer: str, inner: str) -> bool:
     """Whether all that `inner` matches is matched by `outer`, as far as it is sure.
 
     With no wildcard but `*` in `outer`, matching the text of `inner` proves it: each wildcard of
-    `inner` then lies within a stretch that one of outer's stars takes as a whole.
+    `inner` then lies within a stretch that one of outer's stars takes as a whole. A bracket counts
+    as one character that `outer` doesn't name, or `*a*` would seem to cover `[ab]`.
     """
     if outer == inner:
         return True
     if not _WILD.search(inner):
         return fnmatchcase(inner, outer)
-    return not re.search(r"[?\[]", outer) and fnmatchcase(inner, outer)
+    return not re.search(r"[?\[\0]", outer) and fnmatchcase(_BRACKET.sub("\0", inner), outer)
