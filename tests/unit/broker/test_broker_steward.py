@@ -214,17 +214,32 @@ def test_tag_denied(vault: Vault) -> None:
 
 
 def test_two_tags_at_once(vault: Vault) -> None:
-    vault.push("m", FILES)
+    """Whoever moves it last is right: a lost race is no reason to give up."""
+    for _ in range(2):
+        vault.push("m", FILES)
 
     def other(name: str) -> None:
         if name == "put_tag":
             vault.ledger.before = lambda _name: None
-            vault.broker.tag(vault.caller(), "m", "prod")
+            vault.broker.tag(vault.caller(), "m@1", "prod")
 
     vault.ledger.before = other
+    vault.broker.tag(vault.caller(), "m@2", "prod")
+    (tag,) = vault.ledger.tags("default", "m")
+    assert (tag.version, tag.serial) == (2, 2)
+
+
+def test_a_tag_that_never_stands_still(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault.push("m", FILES)
+
+    def lost(*_args: object) -> None:
+        raise Conflict("serial_moved", "somebody else was first")
+
+    monkeypatch.setattr(vault.ledger, "put_tag", lost, raising=False)
     with pytest.raises(Conflict) as caught:
         vault.broker.tag(vault.caller(), "m", "prod")
     assert caught.value.code == "serial_moved"
+    assert caught.value.hint
 
 
 # delete

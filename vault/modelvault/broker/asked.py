@@ -10,10 +10,12 @@ import msgspec
 
 from modelvault.access import AccessRequest, Caller, Decision, Principal, Resource
 from modelvault.clock import to_text
+from modelvault.errors import InvalidRequest
 from modelvault.record import Entry
 
 EVERY = "*"
 UNAUTHENTICATED = "unauthenticated"
+MAX_TEXT = 512
 _CLIENT_CHARS = 64
 
 Outcome = Literal["allowed", "denied", "failed", "done"]
@@ -48,6 +50,21 @@ class Authorised(msgspec.Struct, frozen=True):
 def new_id() -> str:
     """16 random bytes as 32 lowercase hex."""
     return secrets.token_hex(16)
+
+
+def check_texts(*texts: str | None) -> None:
+    """Refuse what callers may not write into decisions, messages and the audit log.
+
+    Raises InvalidRequest (`bad_text`).
+    """
+    given = [text for text in texts if text is not None]
+    if any(not 1 <= len(text) <= MAX_TEXT or not text.isprintable() for text in given):
+        raise InvalidRequest(
+            "bad_text",
+            f"targets, reasons, purposes, tickets and owners are 1 to {MAX_TEXT} printable "
+            "characters",
+            "leave out line feeds, control characters and what isn't Unicode",
+        )
 
 
 def whole_vault(tenant: str = EVERY) -> Resource:
@@ -106,4 +123,16 @@ def unauthenticated(caller: Caller, action: str, now: int, code: str) -> Entry:
             "source_ip": caller.source_ip and caller.source_ip[:_CLIENT_CHARS],
             "client": caller.client[:_CLIENT_CHARS],
         },
+    )
+
+
+def revoked(who: Who, action: str) -> Entry:
+    """The entry of a revoked principal that asked for something all the same."""
+    return Entry(
+        id=new_id(),
+        at=to_text(who.now),
+        actor=who.principal.id,
+        action=action,
+        outcome="denied",
+        reasons=("revoked",),
     )

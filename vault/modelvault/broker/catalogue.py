@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
@@ -16,7 +17,7 @@ from modelvault.errors import InvalidRequest, NotFound
 from modelvault.lease import ModelDetail, ModelSummary, TagSummary, VersionSummary
 from modelvault.ports.ledger import Ledger
 from modelvault.record import SignedVersion
-from modelvault.reference import Reference
+from modelvault.reference import NAME, Reference
 
 _PAGE = 200
 _MAX_FILTER = 256
@@ -36,6 +37,7 @@ class Catalogue:
         """The models that the caller may show, by name; hidden ones aren't among them."""
         who = self._gate.authenticate(caller, "list", None)
         check_limit(limit, self._terms.max_page)
+        _check_tenant(tenant)
         if len(filter) > _MAX_FILTER:
             raise InvalidRequest("bad_filter", f"a filter has at most {_MAX_FILTER} characters")
         self._gate.authorise(who, "list", whole_vault(tenant))
@@ -109,6 +111,15 @@ def check_limit(limit: int, most: int) -> None:
     """Raises InvalidRequest (`bad_limit`)."""
     if not 1 <= limit <= most:
         raise InvalidRequest("bad_limit", f"a page of {limit}", f"ask for 1 to {most}")
+
+
+def _check_tenant(tenant: str) -> None:
+    if not re.fullmatch(NAME, tenant):
+        raise InvalidRequest(
+            "bad_reference",
+            f"not a tenant's name: {tenant[:80]!r}",
+            "names are letters, digits, dot, dash and underscore, at most 96",
+        )
 
 
 def summary(ledger: Ledger, records: Records, model: KnownModel) -> ModelSummary:

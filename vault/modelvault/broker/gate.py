@@ -16,11 +16,13 @@ from modelvault.broker.asked import (
     Who,
     entry,
     model_name,
+    revoked,
     unauthenticated,
 )
 from modelvault.broker.engines import Engines
 from modelvault.broker.parts import Parts
 from modelvault.broker.verified import KnownVersion, Records, absent
+from modelvault.clock import to_text
 from modelvault.errors import AccessDenied, AuthenticationError, NotFound
 from modelvault.identity import tokens
 from modelvault.identity.issuer import Issuer
@@ -30,6 +32,10 @@ from modelvault.reference import Reference
 
 PURPOSE_CLAIM = "purpose"
 PURPOSE_MISMATCH = "purpose_mismatch"
+REVOKED = "revoked"
+# A grant and a renewal look at revocations in their own transaction, where one that comes at the
+# last moment counts too; and giving a lease back harms nobody.
+_LOOKED_AT_LATER = frozenset({"load", "export", "renew", "release"})
 _OBLIGATION_REASONS = (document.UNKNOWN_OBLIGATION, document.UNFULFILLED_OBLIGATION)
 
 
@@ -55,7 +61,8 @@ class Gate:
         """The caller, by its token, at the ledger's time.
 
         `key_hash` is that of the recipient key that the request names, or None: only for that key
-        is a key-bound token good. Raises AuthenticationError, once it is in the audit log.
+        is a key-bound token good. Raises AuthenticationError, and AccessDenied (`revoked`) for a
+        principal that may do nothing any more; both once they are in the audit log.
         """
         now = self._ledger.now()
         try:
@@ -70,7 +77,10 @@ class Gate:
         except AuthenticationError as refused:
             self._ledger.append(unauthenticated(caller, action, now, refused.code))
             raise
-        return Who(caller, principal, now)
+        who = Who(caller, principal, now)
+        if action not in _LOOKED_AT_LATER:
+            self._check_revoked(who, action)
+        return who
 
     def decide(
         self,
@@ -154,6 +164,23 @@ class Gate:
     def may_show(self, who: Who, resource: Resource) -> bool:
         """Whether the caller may know of a model."""
         return self.decide(who, "show", resource).decision.allowed
+
+    def _check_revoked(self, who: Who, action: str) -> None:
+        subject = who.principal.id
+        stands = self._ledger.revoked(subject=subject, version="", at=who.now)
+        if stands is None:
+            return
+        self._ledger.append(revoked(who, action))
+        until = None if stands.until is None else to_text(stands.until)
+        raise AccessDenied(
+            REVOKED,
+            f"{subject} is revoked" + (f" until {until}" if until else ""),
+            "ask an admin of this vault",
+            subject=subject,
+            action=action,
+            reasons=[REVOKED],
+            until=until,
+        )
 
     def _hide(self, asked: Authorised) -> None:
         request = asked.request

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
 
 from modelvault.access import Action, Caller, Principal, Resource
-from modelvault.broker.asked import Authorised, Who, entry, new_id, whole_vault
+from modelvault.broker.asked import (
+    MAX_TEXT,
+    Authorised,
+    Who,
+    check_texts,
+    entry,
+    new_id,
+    whole_vault,
+)
 from modelvault.broker.catalogue import check_limit
 from modelvault.broker.gate import Gate
 from modelvault.broker.parts import Parts
 from modelvault.broker.steward import bare
+from modelvault.broker.verified import KnownVersion
 from modelvault.catalog import LeaseRow, Revocation
 from modelvault.clock import to_text
 from modelvault.errors import InvalidRequest, NotFound
@@ -19,7 +29,6 @@ from modelvault.lease import EntryPage, Explanation, LeaseSummary
 from modelvault.reference import Reference
 
 Kind = Literal["principal", "lease", "version"]
-_MAX_TEXT = 512
 
 
 class Overseer:
@@ -38,7 +47,7 @@ class Overseer:
         A loader learns of it at its next renewal at the latest.
         """
         who = self._gate.authenticate(caller, "revoke", None)
-        _check_texts(target, reason)
+        check_texts(target, reason)
         if for_s is not None and (kind != "principal" or for_s < 1):
             raise InvalidRequest(
                 "bad_duration", "only a principal's revocation ends, after a second or more"
@@ -105,8 +114,7 @@ class Overseer:
         """
         who = self._gate.authenticate(caller, "explain", None)
         _check_action(action)
-        if purpose is not None:
-            _check_texts(purpose)
+        check_texts(purpose)
         resource = self._explained(who, reference)
         asked = self._gate.decide(who, "explain", resource)
         for_self = subject is None or subject.id == who.principal.id
@@ -121,7 +129,7 @@ class Overseer:
                 asked,
                 "done",
                 reasons=answer.reasons,
-                about=about.id[:_MAX_TEXT],
+                about=about.id[:MAX_TEXT],
                 explained=action,
                 for_purpose=purpose,
                 allowed=answer.allowed,
@@ -138,6 +146,7 @@ class Overseer:
     def _target(self, who: Who, kind: str, target: str) -> tuple[Kind, str, Resource]:
         """The kind, the target's exact name, and what the policy decides about."""
         if kind == "principal":
+            _check_principal(target)
             return "principal", target, whole_vault()
         if kind == "lease":
             row = self._lease(target)
@@ -146,13 +155,25 @@ class Overseer:
                 raise NotFound("no_lease", f"there is no lease {target[:40]!r}", "list the leases")
             return "lease", row.id, self._of_lease(row)
         if kind == "version":
-            version = self._gate.version(who, Reference.parse(target))
+            version = self._version(who, Reference.parse(target))
             manifest = version.manifest
             name = f"{manifest.tenant}/{manifest.model}@{manifest.version}"
             return "version", name, version.resource()
         raise InvalidRequest(
             "bad_kind", f"{kind[:40]!r} can't be revoked", "revoke a principal, lease or version"
         )
+
+    def _version(self, who: Who, named: Reference) -> KnownVersion:
+        """The version that is meant, also one that was deleted: jobs may be using it still."""
+        try:
+            return self._gate.version(who, named)
+        except NotFound:
+            with suppress(NotFound):
+                if named.version is not None:
+                    row = self._ledger.model(named.tenant, named.model)
+                    records = self._gate.records
+                    return records.numbered(records.known(row), named.version)
+            raise
 
     def _lease(self, lease: str) -> LeaseRow | None:
         try:
@@ -190,10 +211,13 @@ def _names(asked: Authorised) -> tuple[str | None, str | None]:
     return resource.tenant, resource.id
 
 
-def _check_texts(*texts: str) -> None:
-    if any(not 1 <= len(text) <= _MAX_TEXT or not text.isprintable() for text in texts):
+def _check_principal(target: str) -> None:
+    # Without the issuer's name it would hit nobody, and look as if it had.
+    if not all(target.partition(":")):
         raise InvalidRequest(
-            "bad_text", f"targets, reasons and purposes are 1 to {_MAX_TEXT} printable characters"
+            "bad_target",
+            f"{target[:80]!r} isn't a principal of this vault",
+            "name it with its issuer, as `modelvault whoami` and the audit log do: local:alice",
         )
 
 

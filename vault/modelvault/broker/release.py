@@ -12,7 +12,7 @@ from contextlib import suppress
 from modelvault import binding
 from modelvault.access import Caller
 from modelvault.broker import grant
-from modelvault.broker.asked import Authorised, Who, entry, new_id
+from modelvault.broker.asked import Authorised, Who, check_texts, entry, new_id
 from modelvault.broker.gate import Gate, key_bound_to, refusal
 from modelvault.broker.parts import Parts
 from modelvault.broker.sealing import check_recipient, seal_file_keys
@@ -41,6 +41,7 @@ class Releaser:
         who = self._gate.authenticate(caller, ask.action, hashed)
         reference = Reference.parse(ask.reference)
         check_recipient(ask.recipient)
+        check_texts(ask.purpose, ask.ticket)
         version = self._gate.version(who, reference)
         asked, files = self._decide(who, ask, version)
         row = self._row(asked, ask, version, files, hashed)

@@ -9,7 +9,7 @@ import msgspec
 
 from modelvault import canonical
 from modelvault.access import Caller, Resource
-from modelvault.broker.asked import entry
+from modelvault.broker.asked import Authorised, entry
 from modelvault.broker.catalogue import summary
 from modelvault.broker.gate import Gate
 from modelvault.broker.parts import Parts
@@ -22,6 +22,8 @@ from modelvault.errors import Conflict, InvalidRequest, NotFound
 from modelvault.lease import ModelSummary
 from modelvault.record import MODEL_TYPE, TAG_TYPE, ModelRecord, SignedVersion, TagRecord
 from modelvault.reference import Reference
+
+_TAG_TRIES = 64
 
 
 class Steward:
@@ -116,19 +118,34 @@ class Steward:
         target = bare(f"{source.name}:{tag}", tagged=True)
         version = self._gate.version(who, source)
         asked = self._gate.authorise(who, "tag", version.resource())
-        before = self._tag(target)
-        if before is not None and self._means(before, version):
-            return self._signed(version, before)
+        for _ in range(_TAG_TRIES):
+            before = self._tag(target)
+            if before is not None and self._means(before, version):
+                return self._signed(version, before)
+            try:
+                return self._signed(version, self._move(asked, version, tag, before))
+            except Conflict as lost:
+                # Somebody else moved it meanwhile. Whoever moves it last is right, so move on.
+                if lost.code != "serial_moved":
+                    raise
+        raise Conflict(
+            "serial_moved", f"{target} was moved {_TAG_TRIES} times meanwhile", "tag it again"
+        )
+
+    def _move(
+        self, asked: Authorised, version: KnownVersion, tag: str, before: TagRow | None
+    ) -> TagRow:
+        """Sign and write the tag's next record. Conflict (`serial_moved`) for a lost race."""
         serial = 0 if before is None else before.serial
         record = self._tag_record(version, tag, serial + 1)
         row = TagRow(
-            tenant=target.tenant,
-            model=target.model,
+            tenant=record.tenant,
+            model=record.model,
             tag=tag,
             version=record.version,
             serial=record.serial,
             record=self._sign(TAG_TYPE, record),
-            moved_at=who.now,
+            moved_at=asked.now,
         )
         told = entry(
             asked,
@@ -138,7 +155,7 @@ class Steward:
             version_before=None if before is None else before.version,
         )
         self._parts.ledger.put_tag(row, serial, told)
-        return self._signed(version, row)
+        return row
 
     def delete(self, caller: Caller, reference: str) -> None:
         """Hide a version or a model from new loads; `gc` removes it after a grace."""
