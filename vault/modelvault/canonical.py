@@ -83,7 +83,7 @@ def decode(
     try:
         value = loads(data, limit)
     except InvalidRequest as refused:
-        raise error(refused.code, f"{what}: {refused.message}", refused.hint) from None
+        raise error(refused.code, f"{what}: {refused.message}", _hint(error)) from None
     return convert(value, wanted, what=what, error=error)
 
 
@@ -100,7 +100,13 @@ def convert(
     except msgspec.ValidationError as refused:
         # The message names the field and the types; a name may be the document's own word.
         reason = "".join(char if char.isprintable() else "?" for char in str(refused)[:300])
-        raise error("bad_document", f"{what}: {reason}") from None
+        raise error("bad_document", f"{what}: {reason}", _hint(error)) from None
+
+
+def _hint(error: type[ModelVaultError]) -> str:
+    """What to do about a document that was ours once; a request's own words need no advice."""
+    damaged = issubclass(error, IntegrityError)
+    return "it was cut or altered: restore it from a copy, nothing of it was used" * damaged
 
 
 def _ordered(value: object, depth: int) -> object:

@@ -21,7 +21,7 @@ LEAF_BYTES = 32
 
 Buffer = bytes | bytearray | memoryview
 
-_ALTERED_HINT = (
+ALTERED_HINT = (
     "the store holds other bytes than were pushed: restore the object from a copy, or load "
     "another version"
 )
@@ -66,13 +66,13 @@ def check(alg: str, leaf_list: Buffer, entry: FileEntry) -> None:
         raise IntegrityError(
             "bad_leaf_list",
             f"{entry.path}: its leaf list is {len(leaf_list)} bytes, not {wanted}",
-            _ALTERED_HINT,
+            ALTERED_HINT,
         )
     if digest(alg, leaf_list) != entry.digest:
         raise IntegrityError(
             "bad_leaf_list",
             f"{entry.path}: its leaf list isn't the one that the manifest names",
-            _ALTERED_HINT,
+            ALTERED_HINT,
         )
 
 
@@ -80,7 +80,7 @@ def check_leaf(found: bytes, leaf_list: bytes, index: int, path: str) -> None:
     """Raises IntegrityError (`altered`) unless `found` is leaf `index`: 0 header, 1 segment 0."""
     if found != leaf_list[index * LEAF_BYTES : (index + 1) * LEAF_BYTES]:
         part = "header" if index == 0 else f"segment {index - 1}"
-        raise IntegrityError("altered", f"{path}: {part} was altered", _ALTERED_HINT)
+        raise IntegrityError("altered", f"{path}: {part} was altered", ALTERED_HINT)
 
 
 def _blake3(data: Buffer) -> bytes:

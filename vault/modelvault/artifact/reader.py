@@ -187,9 +187,12 @@ class FileReader:
                 "restore it from a copy, or load another version",
             ) from None
         except IntegrityError as error:
-            if error.message.startswith(path + ": "):
+            if error.message.startswith(path + ": ") and error.hint:
                 raise
-            raise IntegrityError(error.code, f"{path}: {error.message}", error.hint) from None
+            message = error.message.removeprefix(path + ": ")
+            raise IntegrityError(
+                error.code, f"{path}: {message}", error.hint or leaves.ALTERED_HINT
+            ) from None
 
 
 def _zero(buffer: memoryview) -> None:

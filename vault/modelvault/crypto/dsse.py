@@ -18,6 +18,7 @@ from modelvault import canonical
 from modelvault.errors import IntegrityError
 
 MAX_SIGNATURES = 8  # each costs a verification over the whole payload
+_HINT = "it was altered or exchanged: restore it from a copy, or ask who runs the vault"
 
 KeyId = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 
@@ -53,7 +54,9 @@ class Envelope(
         envelope = canonical.decode(data, cls, limit=limit, what=what)
         if canonical.encode(envelope) != canonical.dumps(canonical.loads(data, limit)):
             # Base64 has spare bits at its end: two texts would be one signature.
-            raise IntegrityError("bad_document", f"{what}: base64 that isn't in its only form")
+            raise IntegrityError(
+                "bad_document", f"{what}: base64 that isn't in its only form", _HINT
+            )
         return envelope
 
 
@@ -82,7 +85,7 @@ def verify(
     `bad_signature`. `what` names the document in the message.
     """
     if envelope.payload_type != payload_type:
-        raise IntegrityError("wrong_type", f"{what} is signed as another kind of document")
+        raise IntegrityError("wrong_type", f"{what} is signed as another kind of document", _HINT)
     trusted = [entry for entry in envelope.signatures if entry.keyid in public_keys]
     if not trusted:
         raise IntegrityError(
@@ -98,4 +101,6 @@ def verify(
         except (InvalidSignature, ValueError):
             continue
         return envelope.payload
-    raise IntegrityError("bad_signature", f"the signature of {what} doesn't fit its contents")
+    raise IntegrityError(
+        "bad_signature", f"the signature of {what} doesn't fit its contents", _HINT
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelvault import clock as clocks
 from modelvault.client.pins import read_trust
+from modelvault.errors import IntegrityError
 from modelvault.settings import Settings
 from modelvault.wiring import roots
 from modelvault.wiring.home import Description, Home
@@ -81,6 +82,7 @@ def open_parts(home: Home, settings: Settings, ask: Ask | None) -> Parts:
         keyring = LocalKeyring(home.keyring, source)
         roots.forget(source)
         opened.callback(keyring.close)
+        _check_trust(trust, keyring, home)
         ledger = SqlLedger(home.ledger_url, clocks.utc_ms)
         opened.callback(ledger.close)
         store = FolderStore(home.path)
@@ -113,6 +115,18 @@ def open_parts(home: Home, settings: Settings, ask: Ask | None) -> Parts:
         broker=broker,
         close=close,
     )
+
+
+def _check_trust(trust: TrustFile, keyring: LocalKeyring, home: Home) -> None:
+    """The trust file lies beside what it vouches for, where whoever owns the disk can write. The
+    keyring is sealed under the root key: no key but its own may vouch for anything."""
+    for key in trust.keys:
+        if key.public_key not in keyring.public_keys(key.purpose):
+            raise IntegrityError(
+                "trust_altered",
+                f"the trust file {home.trust} names a {key.purpose} key that isn't this vault's",
+                "somebody changed it, and maybe what it vouches for: restore the home from a copy",
+            )
 
 
 def engines(policies: PolicyFolder) -> Callable[[str], PolicyEngine]:
