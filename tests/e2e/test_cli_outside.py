@@ -160,15 +160,23 @@ def terminal(line: list[str], env: dict[str, str], keys: bytes = b"") -> tuple[i
     )
     os.close(theirs)
     seen = b""
-    while select.select([ours], [], [], 60)[0]:
+    silence = 0
+    while silence < 20:
+        if not select.select([ours], [], [], 3)[0]:
+            # Python's readline misses a signal that comes just before it begins to wait: do as
+            # people do, and press the key again.
+            silence += 1
+            if keys and b"[y/N]" in seen:
+                os.write(ours, keys)
+            continue
         try:
             part = os.read(ours, 1 << 16)
         except OSError:  # Linux: EIO at the end
             break
+        first = b"[y/N]" not in seen
         seen += part
-        if keys and b"[y/N]" in seen:
+        if keys and first and b"[y/N]" in seen:
             os.write(ours, keys)
-            keys = b""
     os.close(ours)
     return process.wait(60), seen.decode("utf-8", "replace")
 
