@@ -68,11 +68,10 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
     help="Print the version.",
 )  # fmt: skip
 def cli() -> None:
-    r"""An encrypted vault for AI models: weights come out only in the memory of an allowed job.
+    """An encrypted vault for AI models: weights come out only in the memory of an allowed job.
 
-    \b
-    References: [tenant/]name, name:tag, name@version or name@sha256:…
-    Global options may stand before or after the subcommand.
+    References: [tenant/]name, name:tag, name@version or name@sha256:… Global options may stand
+    before or after the subcommand.
     """
 
 
