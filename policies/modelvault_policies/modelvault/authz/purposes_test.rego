@@ -29,6 +29,10 @@ test_some_purposes_are_for_owners if {
 test_some_need_a_ticket if {
 	_reasons(_as_owner({"context": {"purpose": "mend"}})) == {"ticket_required"}
 	_reasons(_as_owner({"context": {"purpose": "mend", "ticket": "T-1"}})) == {"grant:any"}
+	not "ticket_required" in _reasons(_as_owner({
+		"action": {"name": "renew"},
+		"context": {"purpose": "mend"},
+	}))
 }
 
 test_what_gives_no_keys_needs_no_purpose if {
