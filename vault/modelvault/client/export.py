@@ -14,6 +14,10 @@ from modelvault.client.keeper import Keeper
 from modelvault.client.load import Grant, take
 from modelvault.client.progress import Progress, counter
 from modelvault.crypto.floe import HEADER_BYTES, Geometry
+from modelvault.loader.memory import check_fits
+from modelvault.loader.resident import Resident
+from modelvault.loader.screen import Screen
+from modelvault.loader.source import Gate
 from modelvault.manifest import FileEntry, Manifest
 from modelvault.record import SignedVersion
 from modelvault.reference import Reference
@@ -31,8 +35,9 @@ def export(
 ) -> Manifest:
     """Write the granted files in the clear into `folder`, which appears whole or not at all.
 
-    Raises what a load raises, AccessDenied (`memory_only`) where the policy keeps this model off
-    disks, Conflict (`folder_exists`) and Unavailable (`cant_write`).
+    Raises what a load raises, AccessDenied (`memory_only`, `pickle_refused`) where the policy keeps
+    this model off disks or allows no pickles, Conflict (`folder_exists`), Unavailable
+    (`cant_write`).
     """
     with appearing(folder) as draft:
         granted, keeper = take(
@@ -47,6 +52,7 @@ def export(
         keeper.start()
         try:
             granted.check(granted.obligations)
+            _screen(granted, keeper)
             count = counter(progress, sum(entry.size for entry in granted.files))
             for entry in granted.files:
                 _write_plain(draft / entry.path, granted, entry, keeper, count)
@@ -54,6 +60,21 @@ def export(
             keeper.stop()
             granted.wipe()
     return granted.manifest
+
+
+def _screen(granted: Grant, keeper: Keeper) -> None:
+    """Look at what the files are before any is written: the manifest's hints are the pusher's word.
+
+    Raises AccessDenied (`pickle_refused`) as a load does.
+    """
+    screen = Screen(granted.obligations.allow_pickle, granted.manifest.hints.pickles)
+    gate = Gate(keeper)
+    for entry in granted.files:
+        resident = Resident(entry, granted.reader, gate, check_fits)
+        try:
+            screen.check(resident)
+        finally:
+            resident.seal()
 
 
 def _write_plain(
