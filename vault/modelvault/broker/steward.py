@@ -9,7 +9,7 @@ import msgspec
 
 from modelvault import canonical
 from modelvault.access import Caller, Resource
-from modelvault.broker.asked import Authorised, entry
+from modelvault.broker.asked import Authorised, check_texts, entry
 from modelvault.broker.catalogue import summary
 from modelvault.broker.gate import Gate
 from modelvault.broker.parts import Parts
@@ -204,6 +204,7 @@ class Steward:
     def _record(
         self, named: Reference, *, owner: str, classification: str, serial: int, created_at: str
     ) -> ModelRecord:
+        check_texts(owner)
         document = {
             "schema": 1,
             "vault": self._parts.vault,

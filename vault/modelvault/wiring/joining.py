@@ -67,7 +67,7 @@ class _Minting:
         return mint.mint(
             self._signer,
             self._issuer,
-            sub=sub or self._identity.sub,
+            sub=self._identity.sub if sub is None else sub,
             groups=self._groups(sub, groups),
             audience=(
                 binding.plain_audience(self._vault)
