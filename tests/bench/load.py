@@ -119,7 +119,7 @@ def load_case(folder: Path, name: str, size: int, tensors: int) -> None:
         ("ours, read", "mmap, read", "mmap and read every byte", 1.6),
         ("ours", "numpy", "safetensors.numpy.load_file", 0.35),
         ("ours", "cryptotensors", "cryptotensors load_file", 1 / 3),
-        ("ours", "openssl", "OpenSSL AES-256-GCM, one shot, memory to memory", 1.0),
+        ("ours", "openssl", "OpenSSL AES-256-GCM, one shot, memory to memory", 4.0),
     ):
         report(
             "load",
