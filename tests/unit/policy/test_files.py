@@ -10,7 +10,7 @@ import pytest
 
 from modelvault import canonical
 from modelvault.adapters.policy_files import PolicyFolder
-from modelvault.errors import InvalidRequest, NotFound, Unavailable
+from modelvault.errors import InvalidRequest, Unavailable
 from modelvault.policy import shipped
 from modelvault_policies import files
 
@@ -120,9 +120,9 @@ def test_a_bundle_that_isnt_what_was_published_is_an_outage(folder, harm):
 
 @pytest.mark.parametrize("name", ["", "sha256:", "sha256:../../x", "sha256:" + "G" * 64, "latest"])
 def test_what_isnt_a_revision_names_no_file(folder, name):
-    with pytest.raises(NotFound) as caught:
+    with pytest.raises(Unavailable) as caught:
         folder.published(name)
-    assert caught.value.code == "no_policy_revision"
+    assert caught.value.code == "policy_unavailable"
 
 
 @pytest.mark.parametrize(

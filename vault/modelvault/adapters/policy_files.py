@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelvault import canonical
-from modelvault.errors import InvalidRequest, NotFound, Unavailable
+from modelvault.errors import InvalidRequest, Unavailable
 from modelvault.policy import bundle as bundles
 from modelvault.policy.bundle import Bundle
 from modelvault_policies import files
 
 
 class PolicyFolder:
-    """The `policy/` folder of a home. Errors: InvalidRequest, NotFound, Unavailable."""
+    """The `policy/` folder of a home. Errors: InvalidRequest, Unavailable."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -90,11 +90,7 @@ class PolicyFolder:
                 content, Bundle, limit=bundles.MAX_BYTES, what="policy", error=InvalidRequest
             )
         except (OSError, InvalidRequest):
-            raise Unavailable(
-                "policy_unavailable",
-                f"the policies in force ({revision[:19]}…) can't be read",
-                f"publish again with `modelvault policy publish`, or restore {self.root}",
-            ) from None
+            raise self._unreadable(revision) from None
         return bundle.at(revision)
 
     def revisions(self) -> tuple[str, ...]:
@@ -117,8 +113,16 @@ class PolicyFolder:
     def _place(self, revision: str) -> Path:
         name = revision.removeprefix("sha256:")
         if len(name) != 64 or set(name) - set("0123456789abcdef"):
-            raise NotFound("no_policy_revision", "that isn't a policy revision")
+            # Not a NotFound: a job's renewal would take that for a no, and wipe.
+            raise self._unreadable(revision)
         return self.root / "published" / name / "bundle.json"
+
+    def _unreadable(self, revision: str) -> Unavailable:
+        return Unavailable(
+            "policy_unavailable",
+            f"the policies in force ({revision[:19]}…) can't be read",
+            f"publish again with `modelvault policy publish`, or restore {self.root}",
+        )
 
 
 def _check(bundle: Bundle) -> None:
