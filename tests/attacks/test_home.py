@@ -374,3 +374,17 @@ def test_a_home_that_was_put_together_from_two(
         (home / name).write_bytes(ours)
     with connect() as vault:
         vault.load("m", purpose="inference").close()
+
+
+def test_a_lease_that_is_refused_here_holds_no_slot(
+    vault: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lie(*_args: object) -> None:
+        raise IntegrityError("rollback", "an older record")
+
+    monkeypatch.setattr("modelvault.client.load.trusting.verify", lie)
+    with pytest.raises(IntegrityError):
+        vault.load("m", purpose="inference")
+    assert vault.leases() == ()
+    (lease,) = vault.leases(ended=True)
+    assert lease.end_reason == "released"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Literal
 
 from modelvault.access import Obligations
@@ -17,7 +18,7 @@ from modelvault.client.context import Context
 from modelvault.client.keeper import Keeper
 from modelvault.client.keys import OneTimeKey
 from modelvault.crypto.secret import Secret
-from modelvault.errors import AccessDenied, InvalidRequest
+from modelvault.errors import AccessDenied, InvalidRequest, ModelVaultError
 from modelvault.lease import Lease, LeaseAsk, Renewal
 from modelvault.loader.model import Model
 from modelvault.manifest import FileEntry, Manifest
@@ -137,7 +138,25 @@ def _take(
     seen = context.pins.seen()
     asked_at = context.clock()
     lease = context.broker.lease(context.credentials.caller(once.hash), ask)
-    verified = trusting.verify(lease.signed, reference, context.trust, seen)
+    try:
+        verified = trusting.verify(lease.signed, reference, context.trust, seen)
+        return _opened(context, once, ask, lease, verified, asked_at, on_end)
+    except BaseException:
+        # Nobody will use this lease: it shouldn't hold a slot until it runs out.
+        with suppress(ModelVaultError):
+            context.broker.release(context.credentials.caller(), lease.id)
+        raise
+
+
+def _opened(
+    context: Context,
+    once: OneTimeKey,
+    ask: LeaseAsk,
+    lease: Lease,
+    verified: Verified,
+    asked_at: int,
+    on_end: Callable[[str], None],
+) -> tuple[Grant, Keeper]:
     files = grant.granted_files(ask, lease, verified)
     keys = once.open(lease.sealed, grant.info(ask, lease, verified), lease.paths)
     granted = Grant(context, ask.action, lease, verified, files, keys)
