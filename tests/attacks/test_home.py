@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -382,7 +383,7 @@ def test_a_lease_that_is_refused_here_holds_no_slot(
     def lie(*_args: object) -> None:
         raise IntegrityError("rollback", "an older record")
 
-    monkeypatch.setattr("modelvault.client.load.trusting.verify", lie)
+    monkeypatch.setattr("modelvault.client.load.trusting", SimpleNamespace(verify=lie))
     with pytest.raises(IntegrityError):
         vault.load("m", purpose="inference")
     assert vault.leases() == ()
