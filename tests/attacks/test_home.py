@@ -389,3 +389,22 @@ def test_a_lease_that_is_refused_here_holds_no_slot(
     assert vault.leases() == ()
     (lease,) = vault.leases(ended=True)
     assert lease.end_reason == "released"
+
+
+def test_a_refused_token_is_in_no_frame(vault: Session) -> None:
+    def told(job: Session) -> str:
+        try:
+            job.load("m", purpose="inference")
+        except AuthenticationError as error:
+            shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+            return "".join(shown.format())
+        raise AssertionError("it was let in")
+
+    token = vault.mint_token(sub="job", groups=["inference"])
+    head, payload, signature = token.split(".")
+    forged = f"{head}.{payload}.{signature[::-1]}"
+    with connect(token=forged) as job:
+        text = told(job)
+    assert "bad_signature" in text or "wasn't signed" in text
+    for part in (forged, signature[::-1], payload):
+        assert part not in text

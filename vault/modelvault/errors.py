@@ -9,7 +9,7 @@ or the text of another library's exception.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 
 class ModelVaultError(Exception):
@@ -33,10 +33,23 @@ class ModelVaultError(Exception):
         return _rebuild, (type(self), self.code, self.message, self.hint, dict(self.details))
 
 
+Error = TypeVar("Error", bound=ModelVaultError)
+
+
 def _rebuild(
     family: type[ModelVaultError], code: str, message: str, hint: str, details: dict[str, object]
 ) -> ModelVaultError:
     return family(code, message, hint, **details)
+
+
+def unframed(error: Error) -> Error:
+    """The same error without the frames that it came through and what it came from.
+
+    For what is refused while a token or a passphrase is in somebody's hands: tools that show
+    tracebacks with the values of their locals must find none.
+    """
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
 
 class InvalidRequest(ModelVaultError):

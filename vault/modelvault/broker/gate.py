@@ -23,7 +23,7 @@ from modelvault.broker.engines import Engines
 from modelvault.broker.parts import Parts
 from modelvault.broker.verified import KnownVersion, Records, absent
 from modelvault.clock import to_text
-from modelvault.errors import AccessDenied, AuthenticationError, NotFound
+from modelvault.errors import AccessDenied, AuthenticationError, NotFound, unframed
 from modelvault.identity import tokens
 from modelvault.identity.issuer import Issuer
 from modelvault.policy import document
@@ -76,7 +76,7 @@ class Gate:
             )
         except AuthenticationError as refused:
             self._ledger.append(unauthenticated(caller, action, now, refused.code))
-            raise
+            raise unframed(refused) from None
         who = Who(caller, principal, now)
         if action not in _LOOKED_AT_LATER:
             self._check_revoked(who, action)

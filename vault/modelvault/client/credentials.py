@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modelvault.access import Caller
-from modelvault.errors import AuthenticationError
+from modelvault.errors import AuthenticationError, unframed
 
 TokenSource = Callable[[str | None], str]
 MAX_TOKEN_BYTES = 16 << 10
@@ -56,6 +56,8 @@ class FileToken:
                     f"can't read the token file {self._path}: {os.strerror(error.errno or 0)}",
                     "check MODELVAULT_TOKEN_FILE and the file's permissions",
                 ) from None
+            except AuthenticationError as refused:
+                raise unframed(refused) from None
             return self._token
 
     def _read(self) -> str:

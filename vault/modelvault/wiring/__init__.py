@@ -146,14 +146,15 @@ def doctor(home: str | Path | None = None) -> tuple[Finding, ...]:
 
 def _settings(home: str | Path | None, profile: str | None, token: str | None) -> Settings:
     from modelvault import settings
+    from modelvault.errors import ModelVaultError, unframed
 
-    return settings.read(
-        os.environ,
-        home=None if home is None else Path(home),
-        profile=profile,
-        token=token,
-        cpus=os.cpu_count(),
-    )
+    place = None if home is None else Path(home)
+    try:
+        return settings.read(
+            os.environ, home=place, profile=profile, token=token, cpus=os.cpu_count()
+        )
+    except ModelVaultError as refused:
+        raise unframed(refused) from None
 
 
 def _user() -> str:

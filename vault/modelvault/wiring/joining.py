@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from modelvault import clock as clocks
 from modelvault.client.context import Context
-from modelvault.client.credentials import Credentials, choose
+from modelvault.client.credentials import Credentials, TokenSource, choose
 from modelvault.client.local import Local
 from modelvault.client.pins import Pins
 from modelvault.client.session import Session
+from modelvault.errors import AuthenticationError, unframed
 from modelvault.identity import binding, mint
 from modelvault.identity.issuer import local_issuer
 from modelvault.settings import Settings
@@ -25,8 +26,16 @@ CLIENT = "modelvault/embedded"
 def session(home: Home, settings: Settings, ask: Ask | None) -> Session:
     """Open the vault in `home` and speak to it in this process."""
     parts = open_parts(home, settings, ask)
+    try:
+        return _joined(home, settings, parts)
+    except BaseException:
+        parts.close()
+        raise
+
+
+def _joined(home: Home, settings: Settings, parts: Parts) -> Session:
     minting = _Minting(parts)
-    source = choose(token=settings.token, token_file=settings.token_file, mint=minting.for_request)
+    source = _source(settings, minting)
     context = Context(
         broker=parts.broker,
         steward=parts.broker,
@@ -43,6 +52,15 @@ def session(home: Home, settings: Settings, ask: Ask | None) -> Session:
         close=parts.close,
     )
     return Session(context, local)
+
+
+def _source(settings: Settings, minting: _Minting) -> TokenSource:
+    try:
+        return choose(
+            token=settings.token, token_file=settings.token_file, mint=minting.for_request
+        )
+    except AuthenticationError as refused:
+        raise unframed(refused) from None
 
 
 class _Minting:
