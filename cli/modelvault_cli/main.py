@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from modelvault.errors import InvalidRequest, ModelVaultError
+from modelvault.errors import InvalidRequest, ModelVaultError, Unavailable
 from modelvault_cli.frame import WIDTH, Entry, Globals, LazyGroup, take_globals
 
 EXIT_CODES = {
@@ -96,6 +96,8 @@ def run(argv: list[str] | None = None) -> int:
         return _refused(_usage(error), options, arguments)
     except ModelVaultError as error:
         return _refused(error, options, arguments)
+    except MemoryError:
+        return _refused(_no_memory(), options, arguments)
     except (KeyboardInterrupt, EOFError, click.Abort):
         return _interrupted(options, arguments)
     except BrokenPipeError:
@@ -119,6 +121,14 @@ def _usage(error: click.ClickException) -> ModelVaultError:
     context = getattr(error, "ctx", None)
     where = context.command_path if context is not None else "modelvault"
     return InvalidRequest("usage", error.format_message(), f"see {where} --help")
+
+
+def _no_memory() -> ModelVaultError:
+    return Unavailable(
+        "insufficient_memory",
+        "the system gave this process no more memory",
+        "give the machine or the container more, end other programs, or name fewer files",
+    )
 
 
 def _refused(error: ModelVaultError, options: Globals, arguments: list[str]) -> int:

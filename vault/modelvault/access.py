@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import msgspec
 
@@ -44,7 +44,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """A request's credential and where it came from. The repr never shows the token."""
+    """A request's credential and where it came from. The repr never shows the token, and it can't
+    be pickled."""
 
     token: str
     source_ip: str | None = None
@@ -52,6 +53,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"<Caller from {self.source_ip or 'this process'}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Caller can't be pickled: it holds a token")
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):

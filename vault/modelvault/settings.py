@@ -11,6 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -34,7 +35,7 @@ class _File(FileSettings, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings in force. The repr shows neither token nor passphrase."""
+    """The settings in force. The repr shows neither token nor passphrase; no pickle either."""
 
     home: Path
     config_home: Path
@@ -46,6 +47,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"<Settings home={str(self.home)!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Settings can't be pickled: they may hold a token and a passphrase")
 
 
 def read(

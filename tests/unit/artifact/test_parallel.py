@@ -77,17 +77,21 @@ def test_an_error_that_is_gone_keeps_no_buffer_alive(threads: int) -> None:
         gc.enable()
 
 
-def test_a_thread_that_cant_start_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("given", [0, 1])
+def test_without_further_threads_those_that_there_are_do_it(
+    monkeypatch: pytest.MonkeyPatch, given: int
+) -> None:
     start = threading.Thread.start
-    started = []
+    started: list[threading.Thread] = []
+    done: list[int] = []
 
-    def fails_the_second_time(thread: threading.Thread) -> None:
-        if started:
+    def limited(thread: threading.Thread) -> None:
+        if len(started) == given:
             raise RuntimeError("can't start new thread")
         started.append(thread)
         start(thread)
 
-    monkeypatch.setattr(threading.Thread, "start", fails_the_second_time)
-    with pytest.raises(RuntimeError):
-        run_blocks(lambda _start, _stop: None, 100, 1, 4)
-    assert not started[0].is_alive()
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    run_blocks(lambda at, _stop: done.append(at), 100, 1, 4)
+    assert sorted(done) == list(range(100))
+    assert not any(thread.is_alive() for thread in started)

@@ -14,7 +14,8 @@ def run_blocks(work: Callable[[int, int], None], count: int, block: int, threads
     raised here once all threads have stopped, so nothing is written behind the caller's back.
 
     Threads begin and end with the call: starting one costs a tenth of a millisecond, and there is
-    no pool to outlive a fork or to shut down.
+    no pool to outlive a fork or to shut down. Where the system gives no further thread (a limit on
+    processes or memory), those that there are do the work, be it the caller's alone.
     """
     shared = _Blocks(work, count, block)
     helpers = [
@@ -23,7 +24,10 @@ def run_blocks(work: Callable[[int, int], None], count: int, block: int, threads
     ]
     try:
         for helper in helpers:
-            helper.start()
+            try:
+                helper.start()
+            except RuntimeError:
+                break
         shared.run()
     finally:
         shared.stop()

@@ -49,8 +49,8 @@ def export(
             ticket=ticket,
             on_end=lambda _reason: None,
         )
-        keeper.start()
         try:
+            keeper.start()
             granted.check(granted.obligations)
             _screen(granted, keeper)
             count = counter(progress, sum(entry.size for entry in granted.files))

@@ -6,6 +6,7 @@ One daemon thread a lease. `lease_state` decides; this module asks, waits and ca
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import threading
 from collections.abc import Callable
@@ -54,11 +55,19 @@ class Keeper:
         self._jitter = jitter
         self._lock = threading.Lock()
         self._closing = closing or threading.Event()
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="modelvault-lease", daemon=True)
 
     def start(self) -> None:
-        """Begin to renew."""
-        self._thread.start()
+        """Begin to renew. Raises Unavailable (`no_thread`); `stop` it then."""
+        try:
+            self._thread.start()
+        except RuntimeError:
+            raise Unavailable(
+                "no_thread",
+                "the system gives this process no further thread, and a lease needs one",
+                "raise its limit on processes (ulimit -u, pids.max) or on memory",
+            ) from None
 
     @property
     def reason(self) -> str | None:
@@ -80,7 +89,13 @@ class Keeper:
             )
 
     def stop(self) -> None:
-        """Stop renewing and give the lease back if the broker can be reached. Idempotent."""
+        """Stop renewing and give the lease back if the broker can be reached. Idempotent.
+
+        In a forked child it only ends the child's own access: the lease is its parent's.
+        """
+        if self._process != os.getpid():  # nor is any lock taken: its holder wasn't forked along
+            self._state = lease_state.ended(self._state, "closed")
+            return
         with self._lock:
             if self._closing.is_set():
                 return

@@ -239,7 +239,11 @@ def load(
     ending.watch(granted, model)
     # A model that is forgotten instead of closed gives its lease back when it is collected.
     weakref.finalize(model, closed)
-    keeper.start()
+    try:
+        keeper.start()
+    except BaseException:
+        model.close()
+        raise
     return model
 
 

@@ -6,12 +6,12 @@ import io
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from modelvault.access import Obligations
+from modelvault.artifact.parallel import run_blocks
 from modelvault.errors import AccessDenied, Conflict, ModelVaultError, NotFound
 from modelvault.loader.memory import check_fits
 from modelvault.loader.opened import opened
@@ -292,6 +292,9 @@ def _load(residents: Sequence[Resident]) -> None:
     for resident in residents:
         if resident.size >= _SMALL:
             resident.load()
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for _ in pool.map(Resident.load, small):
-            pass
+
+    def load(start: int, stop: int) -> None:
+        for resident in small[start:stop]:
+            resident.load()
+
+    run_blocks(load, len(small), 1, os.cpu_count() or 1)

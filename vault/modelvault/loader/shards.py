@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
+from modelvault.artifact.parallel import run_blocks
 from modelvault.errors import IntegrityError, NotFound
 from modelvault.loader.resident import Resident
 from modelvault.weights import index, safetensors
@@ -56,8 +56,7 @@ class Shards:
         for needed in {shard for places in weights.values() for shard in places.values()}:
             if needed not in chosen:
                 self._resident(needed)  # says that it wasn't granted
-        with ThreadPoolExecutor(_READERS) as pool:
-            located = index.merge(dict(zip(chosen, pool.map(self._infos, chosen), strict=True)))
+        located = index.merge(dict(zip(chosen, self._all_infos(chosen), strict=True)))
         for path, places in weights.items():
             index.check_places(path, places, located)
         return located
@@ -86,6 +85,16 @@ class Shards:
                 index.check(path, weights[path], self._version)
             self._weights = weights
         return self._weights
+
+    def _all_infos(self, paths: Sequence[str]) -> list[tuple[TensorInfo, ...]]:
+        found: list[tuple[TensorInfo, ...]] = [()] * len(paths)
+
+        def read(start: int, stop: int) -> None:
+            for at in range(start, stop):
+                found[at] = self._infos(paths[at])
+
+        run_blocks(read, len(paths), 1, _READERS)
+        return found
 
     def _infos(self, path: str) -> tuple[TensorInfo, ...]:
         if path not in self._parsed:
