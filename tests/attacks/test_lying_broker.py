@@ -178,6 +178,24 @@ def test_a_lie_is_noticed(vault: Session, tmp_path: Path, lie: Lie, code: str) -
     assert context.pins.seen() == before
 
 
+def test_keys_in_another_order(vault: Session, tmp_path: Path) -> None:
+    """Each key would open the other file's header or nothing; it doesn't even come to that."""
+    fill(vault, tmp_path / "model")
+    context = vault._context
+
+    def reordered(liar: Liar, caller: Caller, ask: LeaseAsk) -> Lease:
+        lease = asking(liar, caller, ask)
+        return msgspec.structs.replace(lease, paths=tuple(reversed(lease.paths)))
+
+    store = Watched(context.objects)
+    liar = Liar(context.broker, reordered)
+    deceived = Session(msgspec.structs.replace(context, broker=liar, objects=store))
+    with pytest.raises(IntegrityError) as caught:
+        deceived.load("m:prod", purpose="inference")
+    assert caught.value.code == "not_for_us"
+    assert store.reads == 0
+
+
 def test_the_harness_itself_tells_the_truth(vault: Session, tmp_path: Path) -> None:
     fill(vault, tmp_path / "model")
     context = vault._context
