@@ -333,6 +333,7 @@ def test_what_a_job_may_print_or_pickle(
     assert dict(os.environ) == environment
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_neither_wipes_nor_renews(vault: Session) -> None:
     with vault.load("m", purpose="inference") as model:
         views = model.tensors()
