@@ -93,7 +93,8 @@ class TestFile:
         data = path.read_bytes()
         assert canonical.dumps(canonical.loads(data, len(data))) == data
         parsed = canonical.convert(json.loads(data), Keyring, what="it")
-        with LocalKeyring(path, source) as keyring, source.open(parsed.root) as root:
+        root = source.open(parsed.root)
+        with LocalKeyring(path, source) as keyring:
             seals = Seals(root)
             entry = parsed.keks[KEK].versions[0]
             secrets = [root, seals.open_kek(KEK, 1, entry.sealed)]
