@@ -1,4 +1,4 @@
-"""The object stores that the suite here runs against: one fixture more for each adapter."""
+"""The object stores that the suite here runs against: one entry more for each adapter."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from modelvault.adapters.objects_folder import FolderStore
 from modelvault.ports import ObjectStore
 
 
-def folder(place: Path) -> tuple[ObjectStore, Callable[[], None]]:
-    root = place / "store"
-    root.mkdir()
-    store = FolderStore(root)
+def folder(path: Path) -> tuple[ObjectStore, Callable[[], None]]:
+    store = FolderStore(path, threads=3)
     return store, store.close
 
 

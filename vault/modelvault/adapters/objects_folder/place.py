@@ -81,7 +81,11 @@ def reading(root: Path, name: str) -> Iterator[None]:
     except FileNotFoundError:
         if not root.is_dir():
             raise missing(root) from None
-        raise NotFound("no_object", f"there is no object {name}") from None
+        raise NotFound(
+            "no_object",
+            f"there is no object {name} in {root}",
+            "it was deleted, or the store isn't whole: restore it from a copy",
+        ) from None
     except OSError as error:
         raise Unavailable(
             "store_unreadable",

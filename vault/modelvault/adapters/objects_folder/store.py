@@ -91,7 +91,6 @@ class FolderStore:
     def delete(self, name: str) -> None:
         """See `ObjectStore`. The removal is durable when this returns."""
         parts, file = place.split(name)
-        self._descriptors.forget(name)
         with place.writing(self.root):
             try:
                 with place.folder(self.root, parts) as folder:
@@ -100,6 +99,8 @@ class FolderStore:
             except FileNotFoundError:
                 if not self.root.is_dir():
                     raise
+            finally:  # afterwards: a read that came before may just have opened it
+                self._descriptors.forget(name)
 
     def sweep(self, before: int) -> int:
         """See `ObjectStore`. A put that is still at work is left alone, however old."""
