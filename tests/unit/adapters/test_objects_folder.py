@@ -250,10 +250,11 @@ class TestFullDisk:
         store.put(NAME, [10], ones)
         assert read(store, NAME, 10) == b"1" * 10
 
-    def test_systems_that_cant_reserve(
-        self, store: FolderStore, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("call", ["posix_fallocate", "posix_fadvise"])
+    def test_systems_without_it(
+        self, store: FolderStore, call: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.delattr(os, "posix_fallocate")
+        monkeypatch.delattr(os, call)
         store.put(NAME, [10], ones)
         assert read(store, NAME, 10) == b"1" * 10
 

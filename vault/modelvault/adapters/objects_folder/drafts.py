@@ -61,9 +61,13 @@ class Draft:
 
     def write(self, offset: int, part: memoryview) -> None:
         """Write the whole of `part`; any number of threads at once, each its own range."""
-        while part:
-            written = os.pwrite(self._descriptor, part, offset)
-            part, offset = part[written:], offset + written
+        done = 0
+        while done < len(part):
+            done += os.pwrite(self._descriptor, part[done:], offset + done)
+        if hasattr(os, "posix_fadvise"):
+            # Makes Linux begin to write to the disk now, while the next part is encrypted: the
+            # fsync at the end finds half as much to do. Pages on their way to the disk stay cached.
+            os.posix_fadvise(self._descriptor, offset, len(part), os.POSIX_FADV_DONTNEED)
 
     def publish(self) -> None:
         """Make it durable and give it its name. FileExistsError when the name is taken.
