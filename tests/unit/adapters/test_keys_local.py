@@ -505,6 +505,7 @@ class TestProcesses:
             assert newest in (2 + told, 3 + told)  # the last may have been done, but not told
             assert keyring.rotate(KEK) == newest + 1
 
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     @pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
     def test_killed_at_each_step(self, path: Path, source: KeyFile, call: str) -> None:
         """The file is the old one or the new one, and the next process goes on."""

@@ -441,6 +441,7 @@ class TestProcesses:
         monkeypatch.setattr(os, "listdir", lambda _folder: [".partial-gone"])
         assert store.sweep(utc_ms() + 1000) == 0
 
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     def test_sixteen_processes_one_winner(self, store: FolderStore) -> None:
         children = []
         for writer in range(16):

@@ -10,23 +10,21 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from modelvault.adapters.keys_local import document
+from modelvault.adapters.keys_local import document, wrapping
 from modelvault.adapters.keys_local.document import Kek, KekVersion, Keyring, SigningKey
 from modelvault.adapters.keys_local.file import KeyringFile
 from modelvault.adapters.keys_local.root import RootSource
-from modelvault.adapters.keys_local.sealing import Seals, seal, unseal
-from modelvault.crypto import derive, dsse
+from modelvault.adapters.keys_local.sealing import Seals
+from modelvault.crypto import dsse
 from modelvault.crypto.derive import KEY_BYTES
 from modelvault.crypto.dsse import Signature
 from modelvault.crypto.secret import Secret
-from modelvault.errors import Conflict, IntegrityError, InvalidRequest, NotFound
+from modelvault.errors import Conflict, InvalidRequest, NotFound
 from modelvault.ports.keys import SigningPurpose, WrappedKey
 
 MAX_BATCH = 200
-CONTEXT_BYTES = 32
 
 
 class LocalKeyring:
@@ -102,11 +100,11 @@ class LocalKeyring:
         """See `KeyService`. InvalidRequest (`bad_context`) unless `context` is 32 bytes."""
         kek = _kek(self._current(), key)
         dek = Secret.random(KEY_BYTES)
-        return dek, self._wrap(key, kek, dek, context)
+        return dek, wrapping.wrap(self._seals, key, kek, dek, context)
 
     def unwrap(self, key: str, wrapped: WrappedKey, context: bytes) -> Secret:
         """See `KeyService`."""
-        return self._unwrap(key, _kek(self._current(), key), wrapped, context)
+        return wrapping.unwrap(self._seals, key, _kek(self._current(), key), wrapped, context)
 
     # KeyAdmin
 
@@ -150,8 +148,8 @@ class LocalKeyring:
         kek = _kek(self._current(), key)
         rewrapped = []
         for wrapped, context in batch:
-            with self._unwrap(key, kek, wrapped, context) as dek:
-                rewrapped.append(self._wrap(key, kek, dek, context))
+            with wrapping.unwrap(self._seals, key, kek, wrapped, context) as dek:
+                rewrapped.append(wrapping.wrap(self._seals, key, kek, dek, context))
         return rewrapped
 
     def retire(self, key: str, below: int) -> None:
@@ -207,45 +205,6 @@ class LocalKeyring:
         return self._change(add).signing[purpose][-1].public_key
 
     # Inside
-
-    def _wrap(self, key: str, kek: Kek, dek: Secret, context: bytes) -> WrappedKey:
-        """The DEK under the newest version, as IV || ciphertext || tag (60 bytes)."""
-        if len(context) != CONTEXT_BYTES:
-            raise InvalidRequest(
-                "bad_context",
-                f"a key context is {CONTEXT_BYTES} bytes",
-                "take it from derive.key_context",
-            )
-        newest = kek.versions[-1]
-        with (
-            self._seals.open_kek(key, newest.version, newest.sealed) as unsealed,
-            derive.expand(unsealed, derive.LOCAL_DEK, context) as wrapping,
-        ):
-            return WrappedKey(seal(wrapping, dek, _bound(key, newest.version)), newest.version)
-
-    def _unwrap(self, key: str, kek: Kek, wrapped: WrappedKey, context: bytes) -> Secret:
-        version = wrapped.kek_version
-        if 1 <= version < kek.floor:
-            raise Conflict(
-                "kek_version_retired",
-                f"version {version} of the KEK is retired; the lowest in use is {kek.floor}",
-                "read the wrapped key again: a rotation has rewrapped it",
-            )
-        if not kek.floor <= version <= kek.newest:
-            raise _bad_wrapped_key()
-        entry = kek.versions[version - kek.floor]
-        try:
-            with (
-                self._seals.open_kek(key, version, entry.sealed) as unsealed,
-                derive.expand(unsealed, derive.LOCAL_DEK, context) as wrapping,
-            ):
-                dek = unseal(wrapping, wrapped.wrapped, _bound(key, version))
-        except InvalidTag:
-            raise _bad_wrapped_key() from None
-        if len(dek) != KEY_BYTES:
-            dek.wipe()
-            raise _bad_wrapped_key()
-        return dek
 
     def _new_version(self, key: str, version: int) -> KekVersion:
         with Secret.random(KEY_BYTES) as kek:
@@ -305,15 +264,3 @@ def _signing_key(seals: Seals, purpose: SigningPurpose, version: int) -> Signing
 
 def _tagged(seals: Seals, keyring: Keyring) -> Keyring:
     return msgspec.structs.replace(keyring, tag=seals.tag(keyring))
-
-
-def _bound(key: str, version: int) -> bytes:
-    return f"{key}\0{version}".encode()
-
-
-def _bad_wrapped_key() -> IntegrityError:
-    return IntegrityError(
-        "bad_wrapped_key",
-        "the wrapped key doesn't belong to this model and artifact, or was altered",
-        "restore it from the copy in the object store",
-    )
