@@ -178,6 +178,18 @@ def trust_file(path: Path, vault: str = VAULT) -> Path:
     return path
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "pins.json"
+    (tmp_path / ".pins.json.0123456789abcdef").write_text("half")
+    (tmp_path / ".other.json.0123456789abcdef").write_text("not ours")
+    Pins(path, VAULT).remember(seen())
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        ".other.json.0123456789abcdef",
+        "pins.json",
+        "pins.json.lock",
+    ]
+
+
 def test_the_trust_file_is_read_strictly(tmp_path: Path) -> None:
     path = trust_file(tmp_path / "trust.json")
     assert read_trust(path, VAULT) == read_trust(path) == TrustFile(vault=VAULT, keys=(), serial=1)

@@ -127,6 +127,7 @@ class Pins:
             stored = self._read()
             self._own = merge(stored, self._own)
             if stored != self._own:
+                _clear_drafts(path)
                 document = PinsFile(
                     vault=self._vault,
                     tags=dict(self._own.tags),
@@ -166,7 +167,7 @@ def write_private(path: Path, data: bytes) -> None:
 
     Raises OSError; nothing is left behind then.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    draft = path.with_name(f"{_draft_prefix(path)}{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -183,6 +184,16 @@ def write_private(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _clear_drafts(path: Path) -> None:
+    """Remove what a process that was killed has left: under the lock nobody else writes."""
+    for left in path.parent.glob(f"{_draft_prefix(path)}*"):
+        left.unlink(missing_ok=True)
+
+
+def _draft_prefix(path: Path) -> str:
+    return f".{path.name}."
 
 
 @contextmanager
