@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 if TYPE_CHECKING:
+    import os
+
     from modelvault.client.session import Session
 
 WIDTH = 100
@@ -46,6 +48,23 @@ class Globals:
 pass_globals = click.make_pass_decorator(Globals, ensure=True)
 
 
+class _NamedPath(click.Path):
+    """Any path but the empty text: an unset variable mustn't mean the current folder."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        if value == "":
+            self.fail("it is empty; the current folder is named by a dot", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+NAMED_PATH = _NamedPath(path_type=Path)
+
+
 def _keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
     # Given both before and after the subcommand, the later one counts; what isn't given must not
     # undo what was.
@@ -57,10 +76,9 @@ def _global_parameters(*, hidden: bool) -> list[click.Parameter]:
     settings: dict[str, Any] = {
         "expose_value": False, "is_eager": True, "callback": _keep, "hidden": hidden,
     }  # fmt: skip
-    folder = click.Path(path_type=Path)
     return [
         click.Option(
-            ["--home"], type=folder, metavar="DIR", **settings,
+            ["--home"], type=NAMED_PATH, metavar="DIR", **settings,
             help="The vault's folder. [env: MODELVAULT_HOME; default: ~/.modelvault]",
         ),
         click.Option(

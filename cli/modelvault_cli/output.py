@@ -120,7 +120,22 @@ def progress(what: str) -> Iterator[Progress | None]:
 
 
 def _json(document: msgspec.Struct) -> str:
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    try:
+        encoded = msgspec.json.encode(document)
+    except UnicodeEncodeError:  # a file's name that isn't UTF-8, as Python holds it
+        encoded = msgspec.json.encode(_encodable(msgspec.to_builtins(document)))
+    return msgspec.json.format(encoded, indent=2).decode()
+
+
+def _encodable(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    r"""The value with `\udcff` written out where a text holds what UTF-8 can't encode."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encodable(each) for each in value]
+    return value
 
 
 def _plain(details: Mapping[str, object]) -> dict[str, Any]:

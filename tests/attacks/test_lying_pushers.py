@@ -19,7 +19,14 @@ import pytest
 from modelvault import connect, wiring
 from modelvault.client import push as pushing
 from modelvault.client.session import Session
-from modelvault.errors import AccessDenied, Conflict, IntegrityError, InvalidRequest, NotFound
+from modelvault.errors import (
+    AccessDenied,
+    Conflict,
+    IntegrityError,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+)
 from modelvault.lease import Draft, DraftFile
 from modelvault.manifest import Manifest
 from support.attacked import as_somebody, folder
@@ -171,7 +178,7 @@ def test_a_draft_that_lies(
 
 
 def test_somebody_elses_upload(vault: Session, tmp_path: Path) -> None:
-    """Neither committed nor told of, and still good for who opened it."""
+    """Neither committed nor given up nor told of, and still good for who opened it."""
     real = vault._context
     held: list[tuple[Any, str, Draft]] = []
 
@@ -182,6 +189,9 @@ def test_somebody_elses_upload(vault: Session, tmp_path: Path) -> None:
         def commit(self, caller: Any, upload: str, draft: Draft) -> Any:
             held.append((caller, upload, draft))
             raise Conflict("later", "later")
+
+        def abandon(self, caller: Any, upload: str) -> None:
+            raise Unavailable("later", "later")
 
     with pytest.raises(Conflict):
         Session(msgspec.structs.replace(real, broker=Held())).push(
@@ -195,7 +205,10 @@ def test_somebody_elses_upload(vault: Session, tmp_path: Path) -> None:
             with pytest.raises(NotFound) as caught:
                 real.broker.commit(credentials.caller(), name, draft)
             said.append((caught.value.code, caught.value.message, caught.value.hint))
-    assert said[0] == said[1]
+            with pytest.raises(NotFound) as caught:
+                real.broker.abandon(credentials.caller(), name)
+            said.append((caught.value.code, caught.value.message, caught.value.hint))
+    assert len(set(said)) == 1
     assert real.broker.commit(caller, upload, draft).version == 1
 
 

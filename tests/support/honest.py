@@ -19,7 +19,7 @@ from modelvault.client.pins import Pins
 from modelvault.crypto import derive, dsse, hpke
 from modelvault.crypto.dsse import Envelope, Signature
 from modelvault.crypto.secret import Secret
-from modelvault.errors import NotFound
+from modelvault.errors import Conflict, NotFound
 from modelvault.lease import (
     Draft,
     Lease,
@@ -108,6 +108,12 @@ class HonestBroker:
         )
         self.uploads[upload] = (ask, opened, dek)
         return opened
+
+    def abandon(self, caller: Caller, upload: str) -> None:
+        _ask, opened, _dek = self.uploads[upload]
+        if opened.artifact in self.deks:
+            raise Conflict("upload_closed", "it is published")
+        del self.uploads[upload]
 
     def commit(self, caller: Caller, upload: str, draft: Draft) -> Published:
         _ask, opened, dek = self.uploads[upload]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from modelvault_cli.commands import arguments, plan
-from modelvault_cli.frame import Globals, command, pass_globals
+from modelvault_cli.frame import NAMED_PATH, Globals, command, pass_globals
 
 if TYPE_CHECKING:
     from modelvault.manifest import Manifest
 
-_folder = click.argument("folder", type=click.Path(path_type=Path))
+_folder = click.argument("folder", type=NAMED_PATH)
 
 
 @command("pull", "modelvault pull minilm:prod ./minilm-sealed")

@@ -9,7 +9,7 @@ import click
 
 from modelvault.errors import InvalidRequest
 from modelvault_cli.commands import arguments, plan
-from modelvault_cli.frame import Globals, command, pass_globals
+from modelvault_cli.frame import NAMED_PATH, Globals, command, pass_globals
 
 if TYPE_CHECKING:
     from modelvault.client.push import Inspection, Pushed
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "modelvault push ./minilm minilm --label team=search --source-commit 9f3c1e2",
     "modelvault push ./minilm minilm --dry-run",
 )
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=NAMED_PATH)
 @arguments.reference
 @click.option(
     "--label", "labels", type=arguments.pair, multiple=True, metavar="NAME=VALUE", help="A label."

@@ -387,6 +387,61 @@ def test_a_tag_is_checked_before_the_upload(vault: Vault) -> None:
     vault.open("m", FILES)
 
 
+def test_an_upload_that_is_given_up(vault: Vault) -> None:
+    """Its slot is free at once, its key is gone, and no commit of it can win."""
+    vault.broker = vault.with_terms(max_open_uploads=1)
+    upload, draft = vault.upload("m", FILES)
+    vault.broker.abandon(vault.caller(), upload.id)
+    told = vault.entries()[-1]
+    assert (told.action, told.outcome, told.actor) == ("abandon", "done", "local:alice")
+    assert (told.model, told.details) == ("m", {"upload": upload.id})
+    for call in (
+        lambda: vault.broker.abandon(vault.caller(), upload.id),
+        lambda: vault.broker.commit(vault.caller(), upload.id, draft),
+    ):
+        with pytest.raises(NotFound) as caught:
+            call()
+        assert caught.value.code == "no_upload"
+    with pytest.raises(NotFound):
+        vault.ledger.key(upload.artifact)
+    assert vault.push("m", FILES).version == 1
+
+
+def test_what_is_published_is_not_given_up(vault: Vault) -> None:
+    upload, draft = vault.upload("m", FILES)
+    vault.broker.commit(vault.caller(), upload.id, draft)
+    with pytest.raises(Conflict) as caught:
+        vault.broker.abandon(vault.caller(), upload.id)
+    assert caught.value.code == "upload_closed"
+    assert vault.load("m") == FILES
+
+
+@pytest.mark.parametrize("sub", ["bob", "alice2"])
+def test_somebody_elses_upload_is_not_given_up(vault: Vault, sub: str) -> None:
+    upload, draft = vault.upload("m", FILES)
+    with pytest.raises(NotFound) as caught:
+        vault.broker.abandon(vault.caller(sub), upload.id)
+    with pytest.raises(NotFound) as absent:
+        vault.broker.abandon(vault.caller(sub), "0" * 32)
+    assert (caught.value.code, caught.value.message) == (absent.value.code, absent.value.message)
+    assert vault.broker.commit(vault.caller(), upload.id, draft).version == 1
+
+
+def test_an_upload_that_is_given_up_while_it_is_committed(vault: Vault) -> None:
+    upload, draft = vault.upload("m", FILES)
+
+    def abandon(name: str) -> None:
+        if name == "publish":
+            vault.ledger.before = lambda _name: None
+            vault.broker.abandon(vault.caller(), upload.id)
+
+    vault.ledger.before = abandon
+    with pytest.raises(NotFound) as caught:
+        vault.broker.commit(vault.caller(), upload.id, draft)
+    assert caught.value.code == "no_upload"
+    assert vault.ledger.versions("default", "m") == []
+
+
 def test_too_many_open_uploads(vault: Vault) -> None:
     broker = vault.with_terms(max_open_uploads=2)
     vault.broker = broker

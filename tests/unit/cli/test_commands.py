@@ -145,6 +145,9 @@ def test_push_dry_run_pushes_nothing(run: Run, place: Path) -> None:
     ("line", "code", "exit_code"),
     [
         (["push", "/nowhere", "minilm"], "no_such_path", 2),
+        (["push", "", "minilm"], "usage", 2),
+        (["export", "minilm", ""], "usage", 2),
+        (["list", "--home", ""], "usage", 2),
         (["push", ".", "not a reference"], "bad_reference", 2),
         (["push", ".", "minilm", "--base-digest", "sha1:00"], "bad_provenance", 2),
         (["show", "nosuch"], "no_model", 4),

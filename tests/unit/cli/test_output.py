@@ -44,6 +44,18 @@ def test_nothing_drives_the_terminal(text: str, shown: str) -> None:
     assert output.printable(text) == shown
 
 
+def test_what_utf_8_cannot_encode_is_written_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of files that aren't UTF-8, as Python holds them."""
+    error = InvalidRequest("bad_path", "w\udcff", "rename \udcfe", names=["\udc80", {"\udc81": 1}])
+    body = json.loads(output.error_document(error, 2))["error"]
+    assert (body["message"], body["hint"]) == ("w\\udcff", "rename \\udcfe")
+    assert body["details"] == {"names": ["\\udc80", {"\\udc81": 1}]}
+    options = Globals()
+    options.json = True
+    output.emit(options, documents.Deleted(target="\udcff\u00e9"), [])
+    assert json.loads(capsys.readouterr().out)["target"] == "\\udcff\u00e9"
+
+
 def test_tables_have_columns() -> None:
     assert output.table(("A", "LONG"), [("xyz", "1"), ("", "\x1b")]) == [
         "A    LONG",

@@ -79,6 +79,39 @@ def test_a_commit_without_an_answer_deletes_nothing(folder: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("where", ["open", "commit"])
+def test_a_push_that_fails_is_given_up(folder: Path, where: str) -> None:
+    """The broker is told, and nothing stays in the store."""
+
+    class Failing(HonestBroker):
+        def commit(self, *args: object) -> Published:
+            raise Unavailable("ledger_unavailable", "not now")
+
+    broker, store = Failing(), Store()
+
+    def fail(_done: int, _total: int) -> None:
+        if where == "open":
+            raise KeyboardInterrupt
+
+    with pytest.raises((Unavailable, KeyboardInterrupt)):
+        Session(context(broker, store=store)).push(folder, "m", progress=fail)
+    assert (broker.uploads, store.objects) == ({}, {})
+
+
+def test_a_push_that_cannot_be_given_up_deletes_nothing(folder: Path) -> None:
+    class Away(HonestBroker):
+        def commit(self, *args: object) -> Published:
+            raise Unavailable("ledger_unavailable", "not now")
+
+        def abandon(self, *args: object) -> None:
+            raise Unavailable("ledger_unavailable", "nor now")
+
+    store = Store()
+    with pytest.raises(Unavailable, match="not now"):
+        Session(context(Away(), store=store)).push(folder, "m")
+    assert len(store.objects) == 4
+
+
 def other_file(broker: HonestBroker, published: Published) -> Published:
     """Publishes with another digest: the store's owner swapped the object."""
     (manifest,) = broker.manifests["default", "m"]

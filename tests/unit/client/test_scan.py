@@ -169,6 +169,15 @@ def test_an_empty_folder(tmp_path: Path, hidden: bool) -> None:
     assert (".git" in caught.value.message) is hidden
 
 
+def test_an_empty_path_is_not_the_current_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(InvalidRequest, match="empty") as caught:
+        scan("")
+    assert caught.value.code == "no_such_path"
+
+
 @pytest.mark.parametrize("name", ["none", "none/deeper"])
 def test_a_missing_path(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidRequest, match="none") as caught:

@@ -34,8 +34,8 @@ PURPOSE_CLAIM = "purpose"
 PURPOSE_MISMATCH = "purpose_mismatch"
 REVOKED = "revoked"
 # A grant and a renewal look at revocations in their own transaction, where one that comes at the
-# last moment counts too; and giving a lease back harms nobody.
-_LOOKED_AT_LATER = frozenset({"load", "export", "renew", "release"})
+# last moment counts too; and giving back a lease or an upload harms nobody.
+_LOOKED_AT_LATER = frozenset({"load", "export", "renew", "release", "abandon"})
 _OBLIGATION_REASONS = (document.UNKNOWN_OBLIGATION, document.UNFULFILLED_OBLIGATION)
 
 

@@ -25,6 +25,7 @@ from modelvault.errors import AccessDenied, Conflict, InvalidRequest, NotFound
 from modelvault.identity.binding import key_hash
 from modelvault.lease import Draft, DraftFile, Published, PushAsk, Upload
 from modelvault.manifest import FileEntry
+from modelvault.record import Entry
 from modelvault.reference import Reference
 
 _KEY_TRIES = 4
@@ -32,7 +33,7 @@ _HEAD_TRIES = 64
 
 
 class Publisher:
-    """`open_version` and `commit` of ports.broker.Broker. Thread-safe."""
+    """`open_version`, `commit` and `abandon` of ports.broker.Broker. Thread-safe."""
 
     def __init__(self, parts: Parts, gate: Gate) -> None:
         self._parts = parts
@@ -64,14 +65,7 @@ class Publisher:
 
     def commit(self, caller: Caller, upload: str, draft: Draft) -> Published:
         """Check what was uploaded and publish it."""
-        row = self._upload(upload)
-        who = self._gate.authenticate(caller, "push", None if row is None else row.recipient)
-        if row is None or row.subject != who.principal.id:
-            raise NotFound(
-                "no_upload",
-                "there is no such upload, or somebody else opened it",
-                "push again: an upload belongs to the identity that opened it",
-            )
+        who, row = self._own(caller, "push", upload)
         model = self._gate.records.model(Reference(row.tenant, row.model))
         asked = self._gate.authorise(who, "push", model.resource(row.paths, sum(row.sizes)))
         if row.state == "published":
@@ -80,6 +74,22 @@ class Publisher:
         files = self._checked(row, draft)
         deposit(self._parts, self._parts.ledger.key(row.artifact))
         return self._publish(asked, row, draft, files)
+
+    def abandon(self, caller: Caller, upload: str) -> None:
+        """Give up an upload of the caller's own."""
+        who, row = self._own(caller, "abandon", upload)
+        self._parts.ledger.abort(row.id)  # from here on no commit can win
+        told = Entry(
+            id=new_id(),
+            at=to_text(who.now),
+            actor=who.principal.id,
+            action="abandon",
+            outcome="done",
+            tenant=row.tenant,
+            model=row.model,
+            details={"upload": row.id},
+        )
+        self._parts.ledger.drop_upload(row.id, told)
 
     def _row(self, who: Who, model: KnownModel, ask: PushAsk, hashed: str) -> UploadRow:
         return UploadRow(
@@ -146,6 +156,17 @@ class Publisher:
             expires_at=to_text(row.expires_at),
             sealed=seal_file_keys(files, {row.artifact: dek}, ask.recipient, info),
         )
+
+    def _own(self, caller: Caller, action: str, upload: str) -> tuple[Who, UploadRow]:
+        row = self._upload(upload)
+        who = self._gate.authenticate(caller, action, None if row is None else row.recipient)
+        if row is None or row.subject != who.principal.id:
+            raise NotFound(
+                "no_upload",
+                "there is no such upload, or somebody else opened it",
+                "push again: an upload belongs to the identity that opened it",
+            )
+        return who, row
 
     def _upload(self, upload: str) -> UploadRow | None:
         try:

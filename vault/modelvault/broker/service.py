@@ -118,6 +118,10 @@ class LocalBroker:
         """See ports.broker.Broker."""
         return self._publisher.commit(caller, upload, _checked(draft, "draft"))
 
+    def abandon(self, caller: Caller, upload: str) -> None:
+        """See ports.broker.Broker."""
+        self._publisher.abandon(caller, upload)
+
     def lease(self, caller: Caller, ask: LeaseAsk) -> Lease:
         """See ports.broker.Broker."""
         return self._releaser.lease(caller, _checked(ask, "lease request"))

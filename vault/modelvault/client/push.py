@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -18,7 +19,7 @@ from modelvault.client.source import Source
 from modelvault.client.tag import exact, move_tag
 from modelvault.client.upload import Sent, Uploader
 from modelvault.crypto.secret import Secret
-from modelvault.errors import IntegrityError, InvalidRequest
+from modelvault.errors import IntegrityError, InvalidRequest, ModelVaultError
 from modelvault.lease import DeclaredFile, Draft, Published, PushAsk, Upload
 from modelvault.manifest import Hints, Provenance
 from modelvault.reference import Reference
@@ -81,20 +82,23 @@ def push(
             f"{reference} names a version; the vault numbers versions itself",
             f"push to {reference.name} or {reference.name}:<tag>",
         )
-    upload, sent = _upload(context, scanned, reference, public_metadata, progress)
-    kinds = {each.file.path: each.format for each in sent}
-    found = _inspection(scanned, kinds)
-    draft = Draft(
-        files=tuple(each.file for each in sent),
-        hints=Hints(formats=found.formats, pickles=found.pickles),
-        labels=dict(labels),
-        provenance=provenance,
-        tensors=tuple(t for each in sent for t in each.tensors) if public_metadata else None,
-    )
-    # From here on nothing is deleted, whatever happens: a commit that didn't answer may have been
-    # done. What it left is gc's, once the upload has expired.
-    seen = context.pins.seen()
-    published = context.broker.commit(context.credentials.caller(), upload.id, draft)
+    once, upload = _begin(context, scanned, reference)
+    sent: tuple[Sent, ...] = ()
+    try:
+        sent = _send(context, scanned, reference, once, upload, public_metadata, progress)
+        found = _inspection(scanned, {each.file.path: each.format for each in sent})
+        draft = Draft(
+            files=tuple(each.file for each in sent),
+            hints=Hints(formats=found.formats, pickles=found.pickles),
+            labels=dict(labels),
+            provenance=provenance,
+            tensors=tuple(t for each in sent for t in each.tensors) if public_metadata else None,
+        )
+        seen = context.pins.seen()
+        published = context.broker.commit(context.credentials.caller(), upload.id, draft)
+    except BaseException:
+        _give_up(context, upload, sent)
+        raise
     verified = _verify(context, reference, published, upload, draft, seen)
     if reference.tag is not None:
         move_tag(context, exact(verified), reference.tag)
@@ -109,13 +113,7 @@ def push(
     )
 
 
-def _upload(
-    context: Context,
-    scanned: Scan,
-    reference: Reference,
-    public_metadata: bool,
-    progress: Progress | None,
-) -> tuple[Upload, tuple[Sent, ...]]:
+def _begin(context: Context, scanned: Scan, reference: Reference) -> tuple[OneTimeKey, Upload]:
     once = OneTimeKey()
     ask = PushAsk(
         reference=str(reference),
@@ -123,7 +121,18 @@ def _upload(
         nonce=once.nonce,
         recipient=once.recipient,
     )
-    upload = context.broker.open_version(context.credentials.caller(once.hash), ask)
+    return once, context.broker.open_version(context.credentials.caller(once.hash), ask)
+
+
+def _send(
+    context: Context,
+    scanned: Scan,
+    reference: Reference,
+    once: OneTimeKey,
+    upload: Upload,
+    public_metadata: bool,
+    progress: Progress | None,
+) -> tuple[Sent, ...]:
     keys = _open(context.vault, once, reference, upload, scanned.files)
     uploader = Uploader(
         upload,
@@ -133,9 +142,22 @@ def _upload(
         progress=counter(progress, scanned.size),
     )
     try:
-        return upload, uploader.send(scanned.files)
+        return uploader.send(scanned.files)
     finally:
         filekeys.wipe(keys)
+
+
+def _give_up(context: Context, upload: Upload, sent: Sequence[Sent]) -> None:
+    """Free the upload, then delete what was put.
+
+    A commit that didn't answer may have been done: only when the broker has said that none can be
+    any more does anything go. Without that word, what is left is gc's once the upload expires.
+    """
+    with suppress(ModelVaultError):
+        context.broker.abandon(context.credentials.caller(), upload.id)
+        for each in sent:
+            context.objects.delete(each.file.object)
+            context.objects.delete(each.file.leaves)
 
 
 def _open(

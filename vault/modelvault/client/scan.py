@@ -64,13 +64,18 @@ class Scan(msgspec.Struct, frozen=True):
         return sum(file.size for file in self.files)
 
 
-def scan(path: Path, *, follow_links: bool = False) -> Scan:
+def scan(path: str | Path, *, follow_links: bool = False) -> Scan:
     """Look at `path`, a file or a folder, without reading any contents.
 
     Raises InvalidRequest: `no_such_path`, `no_files`, `link_leaves_folder`, `broken_link`,
     `link_loop`, `not_a_file` (FIFO, device, socket), `unreadable`, `bad_path` (not UTF-8, too
     long, differing in nothing but case or Unicode form), `too_many_files`.
     """
+    if path == "":  # an unset variable mustn't mean the current folder
+        raise InvalidRequest(
+            "no_such_path", "the path is empty", "name a file or a folder; `.` is the current one"
+        )
+    path = Path(path)
     root = _resolve(path)
     if not root.is_dir():
         found = _file(_name(path, root), root, path)
@@ -167,7 +172,7 @@ def _file(name: str, real: Path, shown: Path) -> Found:
             raise InvalidRequest(
                 "not_a_file",
                 f"{shown} is {_kind(status.st_mode)}, not a file",
-                "remove it, or push the files one by one",
+                "only files can be pushed, and folders of files: remove it, or name another path",
             )
         if not os.access(real, os.R_OK):
             raise PermissionError(13, "Permission denied")

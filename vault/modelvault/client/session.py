@@ -63,7 +63,7 @@ class Session:
 
         Raises InvalidRequest naming the file that can't be pushed, and what to do about it.
         """
-        return pushing.inspect(scan(Path(path), follow_links=follow_links))
+        return pushing.inspect(scan(path, follow_links=follow_links))
 
     def push(
         self,
@@ -89,7 +89,7 @@ class Session:
         """
         return pushing.push(
             self._context,
-            scan(Path(path), follow_links=follow_links),
+            scan(path, follow_links=follow_links),
             Reference.parse(reference),
             labels=labels or {},
             provenance=provenance or Provenance(),

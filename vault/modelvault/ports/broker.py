@@ -43,6 +43,14 @@ class Broker(Protocol):
         """
         ...
 
+    def abandon(self, caller: Caller, upload: str) -> None:
+        """Give an upload up: from now on no commit of it succeeds, and it no longer counts.
+
+        Only the principal that opened it may. Raises NotFound (`no_upload`), also once it is given
+        up, and Conflict (`upload_closed`) when it is published: then its objects are in use.
+        """
+        ...
+
     def lease(self, caller: Caller, ask: LeaseAsk) -> Lease:
         """Keys for some files of a version. The same ask again gives the same lease, uncharged."""
         ...

@@ -125,7 +125,7 @@ def _check_open(write: Write, upload: UploadRow, max_open: int) -> None:
         "too_many_uploads",
         f"{upload.subject} has {used} uploads open; the limit is {max_open}"
         + (f"; the next one expires at {resets_at}" if resets_at else ""),
-        "finish or abort one of them, or wait until one expires",
+        "wait for the pushes that are under way; one that was killed counts until it expires",
         limit=max_open,
         used=used,
         resets_at=resets_at,
