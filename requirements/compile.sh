@@ -2,8 +2,11 @@
 # Write the lock files anew: hash-pinned, for every supported Python, naming no index. Needs `uv`.
 set -eu
 cd "$(dirname "$0")"
-for name in demo dev; do
+compile() {
   uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-emit-find-links --no-header --annotation-style=line \
-    --excludes excludes.in ../pyproject.toml "$name.in" --output-file "$name.lock" "$@"
-done
+    --excludes excludes.in "$@"
+}
+compile "$@" ../pyproject.toml demo.in --output-file demo.lock
+compile "$@" ../pyproject.toml dev.in --extra server --output-file dev.lock
+compile "$@" servers.in --output-file servers.lock
