@@ -28,6 +28,9 @@ from modelvault.record import Entry, SignedVersion
 Nonce = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Suite = Literal["mlkem768-x25519", "x25519"]
 
+MAX_PARTS = 10_000  # S3's limit of one multipart upload
+MAX_LINKS = 1_000  # in one answer
+
 
 class Recipient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An HPKE public key: 32 bytes for x25519, 1,184 + 32 for mlkem768-x25519."""
@@ -121,6 +124,64 @@ class Upload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     digest_alg: DigestAlgorithm
     expires_at: Time
     sealed: bytes
+
+
+class ResumeAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A request to go on with an upload whose process died: its FileKeys for a new recipient."""
+
+    nonce: Nonce
+    recipient: Recipient
+
+
+class PutAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A request for links to put one object of an upload, in consecutive requests of `sizes` bytes.
+
+    `seed` is 16 random bytes of the client's: with the upload's id it makes the object's name
+    (`derive.object_name`), so that no other upload's objects can be written. `parts` are the
+    numbers, from 1, of those wanted now. `transfer` is what the first answer gave; with no `parts`
+    it asks which of them the store has.
+    """
+
+    seed: Id
+    sizes: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=MAX_PARTS)]
+    transfer: Annotated[str, Meta(min_length=1, max_length=1024)] | None = None
+    parts: Annotated[tuple[Positive, ...], Meta(max_length=MAX_LINKS)] = ()
+
+
+class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One request on one object that its holder may make: GET, or PUT of part `part`.
+
+    `headers` are part of what was signed and must be sent as they stand. A link is a credential:
+    it stands in no message and no log.
+    """
+
+    object: ObjectName
+    url: str
+    headers: dict[str, str] = {}
+    part: Positive | None = None
+
+    def __repr__(self) -> str:
+        return f"<Link to {self.object}>"
+
+
+class Links(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Links that are good for `ttl_s` seconds from the moment they were asked for."""
+
+    links: tuple[Link, ...]
+    ttl_s: Positive
+
+
+class Putting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Links to put an object; `transfer` names it at the store (None: it takes one request).
+
+    `done` are the parts that the store has, told when no parts were asked for.
+    """
+
+    object: ObjectName
+    transfer: str | None
+    done: tuple[Positive, ...]
+    links: tuple[Link, ...]
+    ttl_s: Positive
 
 
 class DraftFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -222,6 +283,21 @@ class Explanation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     obligations: Obligations
     revision: str
     decision_id: str
+
+
+class PolicyBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A policy as admins send and get it: Rego modules by path, and the text of data.json."""
+
+    modules: dict[str, str]
+    data: str
+
+
+class PolicyRevision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A policy that the vault keeps, and whether it is the one that counts."""
+
+    revision: Sha256
+    kept_at: Time
+    current: bool
 
 
 class Swept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Real servers as child processes on loopback: found, started, waited for, ended by their own pid."""
+"""Real servers as child processes on loopback: found, started, ended by their own pid."""
 
 from __future__ import annotations
 

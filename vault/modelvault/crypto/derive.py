@@ -23,6 +23,7 @@ ROOT_KEK = b"modelvault/local-keyring/kek/v1"
 ROOT_SIGNING = b"modelvault/local-keyring/signing/v1"
 ROOT_CHECK = b"modelvault/local-keyring/check/v1"
 LOCAL_DEK = b"modelvault/local-keyring/dek/v1"
+OBJECT_NAME = b"modelvault/object-name/v1"
 
 LABELS: tuple[bytes, ...] = (
     FILE_KEY,
@@ -33,6 +34,7 @@ LABELS: tuple[bytes, ...] = (
     ROOT_SIGNING,
     ROOT_CHECK,
     LOCAL_DEK,
+    OBJECT_NAME,
 )
 
 KEY_BYTES = 32
@@ -70,3 +72,13 @@ def kek_name(vault: str, tenant: str, model: str) -> str:
     document = {"v": 1, "vault": vault, "tenant": tenant, "model": model}
     text = base64.b32encode(hashlib.sha256(canonical.dumps(document)).digest()).decode().lower()
     return "mv-" + text[:40]
+
+
+def object_name(upload: str, seed: str) -> str:
+    """The name of an object of one upload, by the putter's 16 random bytes `seed` (hex).
+
+    Whoever gives out links for an upload derives the name: no link leads to an object of another
+    upload, and none to one that stands.
+    """
+    named = b"\0".join((OBJECT_NAME, upload.encode("ascii"), seed.encode("ascii")))
+    return "objects/" + hashlib.sha256(named).hexdigest()[:32]

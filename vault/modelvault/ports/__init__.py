@@ -8,7 +8,16 @@ from modelvault.ports.broker import Broker, Steward
 from modelvault.ports.identity import IssuerKeys, VerifyingKey
 from modelvault.ports.keys import KeyAdmin, KeyService, Signer, WrappedKey
 from modelvault.ports.ledger import Ledger
-from modelvault.ports.objects import ObjectInfo, ObjectReader, ObjectStore, ObjectWriter
+from modelvault.ports.objects import (
+    ObjectInfo,
+    ObjectReader,
+    ObjectStore,
+    ObjectWriter,
+    Places,
+    PutPart,
+    UploadStore,
+    UrlSigner,
+)
 from modelvault.ports.policy import PolicyEngine
 
 __all__ = [
@@ -21,9 +30,13 @@ __all__ = [
     "ObjectReader",
     "ObjectStore",
     "ObjectWriter",
+    "Places",
     "PolicyEngine",
+    "PutPart",
     "Signer",
     "Steward",
+    "UploadStore",
+    "UrlSigner",
     "VerifyingKey",
     "WrappedKey",
 ]

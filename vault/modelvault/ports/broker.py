@@ -12,11 +12,17 @@ from modelvault.lease import (
     Lease,
     LeaseAsk,
     LeaseSummary,
+    Links,
     ModelDetail,
     ModelSummary,
+    PolicyBundle,
+    PolicyRevision,
     Published,
     PushAsk,
+    PutAsk,
+    Putting,
     Renewal,
+    ResumeAsk,
     Rotated,
     Swept,
     Upload,
@@ -49,6 +55,41 @@ class Broker(Protocol):
         Only the principal that opened it may. Raises NotFound (`no_upload`), also once it is given
         up, and Conflict (`upload_closed`) when it is published: then its objects are in use.
         """
+        ...
+
+    def resume(self, caller: Caller, upload: str, ask: ResumeAsk) -> Upload:
+        """Go on with an open upload: the same artifact and FileKeys, sealed to a new recipient.
+
+        Only the principal that opened it may, and only while the policy allows the push. Raises
+        NotFound (`no_upload`: also expired or given up), Conflict (`upload_closed`: published).
+        """
+        ...
+
+    def put_links(self, caller: Caller, upload: str, ask: PutAsk) -> Putting:
+        """Links to put one object of an open upload at the store; the upload is kept alive by it.
+
+        Only the principal that opened it may. Raises NotFound (`no_upload`, `no_transfer`) and
+        InvalidRequest (`no_links`) where the store can't give any.
+        """
+        ...
+
+    def put_done(self, caller: Caller, upload: str, ask: PutAsk) -> None:
+        """The parts of that object are all at the store: make it one. Idempotent.
+
+        Errors as `put_links`, IntegrityError (`parts_missing`), Conflict (`object_exists`).
+        """
+        ...
+
+    def lease_links(self, caller: Caller, lease: str, objects: tuple[str, ...]) -> Links:
+        """Links to read objects of the granted files, for a running lease of the caller's own.
+
+        They last no longer than the lease. Raises NotFound (`no_lease`, `no_object`: not among the
+        granted files'), AccessDenied (`lease_ended`), InvalidRequest (`no_links`, `bad_links`).
+        """
+        ...
+
+    def pull_links(self, caller: Caller, reference: str, objects: tuple[str, ...]) -> Links:
+        """Links to read the objects of a version: the action `pull`. Errors as `lease_links`."""
         ...
 
     def lease(self, caller: Caller, ask: LeaseAsk) -> Lease:
@@ -138,6 +179,22 @@ class Steward(Protocol):
         self, caller: Caller, *, after: int = 0, limit: int = 100, reference: str | None = None
     ) -> EntryPage:
         """The audit log, oldest first, from the one behind `after` on."""
+        ...
+
+    def keep_policy(self, caller: Caller, policy: PolicyBundle) -> str:
+        """Sign a policy and keep it under its revision, which is returned. Decides nothing yet.
+
+        Raises InvalidRequest (`bad_policy`), and (`policy_elsewhere`) where policies are kept in
+        the home's folder. Idempotent.
+        """
+        ...
+
+    def policy(self, caller: Caller, revision: str | None) -> PolicyBundle:
+        """A policy that is kept, or the one that counts. Raises NotFound (`no_policy`)."""
+        ...
+
+    def policies(self, caller: Caller) -> tuple[PolicyRevision, ...]:
+        """The policies that are kept, newest first: what one can roll back to."""
         ...
 
     def publish_policy(self, caller: Caller, revision: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
+
+from modelvault.lease import Link, Upload
 
 
 class ObjectInfo(msgspec.Struct, frozen=True):
@@ -59,4 +61,90 @@ class ObjectStore(ObjectReader, ObjectWriter, Protocol):
 
     def sweep(self, before: int) -> int:
         """Remove leftovers of puts that died before `before` (ms); returns how many there were."""
+        ...
+
+
+class PutPart(msgspec.Struct, frozen=True):
+    """A part that the store has: its number, from 1, and its size in bytes."""
+
+    number: int
+    size: int
+
+
+class UrlSigner(Protocol):
+    """Links by which somebody without an account at the store does one thing to one object.
+
+    Only the broker has it. `ttl_s` is in seconds. A link to put says, signed, how many bytes and
+    that nothing is overwritten.
+    """
+
+    def download(self, names: Sequence[str], ttl_s: int) -> tuple[Link, ...]:
+        """A link to read each of `names`, in ranges too. Whether they exist isn't looked at."""
+        ...
+
+    def upload(self, name: str, size: int, ttl_s: int) -> Link:
+        """A link to put the whole object in one request of `size` bytes.
+
+        The store answers a second put of that name with a refusal (412), whoever makes it.
+        """
+        ...
+
+    def begin(self, name: str) -> str:
+        """Begin to put an object in parts; what names that transfer at the store is returned."""
+        ...
+
+    def upload_parts(
+        self, name: str, transfer: str, sizes: Mapping[int, int], ttl_s: int
+    ) -> tuple[Link, ...]:
+        """A link for each part, by number: `sizes` gives the bytes of each."""
+        ...
+
+    def parts(self, name: str, transfer: str) -> tuple[PutPart, ...]:
+        """The parts that the store has, by number. NotFound (`no_transfer`) if it isn't there:
+        never begun, aborted, or complete."""
+        ...
+
+    def complete(self, name: str, transfer: str, sizes: Sequence[int]) -> None:
+        """Make an object of the parts 1 to len(`sizes`), which must be there with these sizes.
+
+        Idempotent while the object stands as it was completed. Raises IntegrityError
+        (`parts_missing`), NotFound (`no_transfer`), Conflict (`object_exists`): nothing is ever
+        overwritten.
+        """
+        ...
+
+    def abort(self, name: str, transfer: str) -> None:
+        """Give a transfer up and free its parts. Idempotent."""
+        ...
+
+
+class Places(Protocol):
+    """Where one client reads and puts objects: a store of its own, or links that a broker gives.
+
+    `key_hash` is that of the recipient key of the ask that the lease or upload answered: a
+    key-bound token is good for that key only.
+    """
+
+    def leased(self, lease: str, key_hash: str) -> ObjectReader:
+        """Reads the objects of a running lease."""
+        ...
+
+    def pulled(self, reference: str) -> ObjectReader:
+        """Reads the objects of a version that may be pulled; `reference` is exact (`name@7`)."""
+        ...
+
+    def opened(self, upload: Upload, key_hash: str) -> UploadStore:
+        """Puts the objects of an open upload."""
+        ...
+
+
+class UploadStore(Protocol):
+    """Puts the objects of one upload. Threads may use it at once."""
+
+    def put(self, seed: str, sizes: Sequence[int], fill: Callable[[int, memoryview], None]) -> str:
+        """As `ObjectWriter.put`, under the name that `seed` (32 hex) makes; returns the name."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Give an object of this upload back, as far as that is possible."""
         ...
