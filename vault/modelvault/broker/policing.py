@@ -10,6 +10,7 @@ from modelvault.broker.engines import Engines, close, decide
 from modelvault.broker.gate import Gate
 from modelvault.broker.parts import Parts
 from modelvault.errors import Conflict, InvalidRequest, Unavailable
+from modelvault.lease import PolicyBundle, PolicyRevision
 from modelvault.manifest import Sha256
 from modelvault.policy import document
 from modelvault.ports.policy import PolicyEngine
@@ -28,6 +29,24 @@ class Publication:
         self._gate = gate
         self._engines = engines
 
+    def keep_policy(self, caller: Caller, _policy: PolicyBundle) -> str:
+        """Raises InvalidRequest (`policy_elsewhere`): this vault's policies lie in its home."""
+        who = self._gate.authenticate(caller, "write_policy", None)
+        self._gate.authorise(who, "write_policy", whole_vault())
+        raise _elsewhere()
+
+    def policy(self, caller: Caller, _revision: str | None) -> PolicyBundle:
+        """As `keep_policy`."""
+        who = self._gate.authenticate(caller, "write_policy", None)
+        self._gate.authorise(who, "write_policy", whole_vault())
+        raise _elsewhere()
+
+    def policies(self, caller: Caller) -> tuple[PolicyRevision, ...]:
+        """As `keep_policy`."""
+        who = self._gate.authenticate(caller, "write_policy", None)
+        self._gate.authorise(who, "write_policy", whole_vault())
+        raise _elsewhere()
+
     def publish_policy(self, caller: Caller, revision: str) -> None:
         """Make `revision` the only one whose decisions count.
 
@@ -43,6 +62,14 @@ class Publication:
             close(engine)
         told = entry(asked, "done", new_revision=revision, old_revision=asked.decision.revision)
         self._ledger.set_policy_revision(revision, told)
+
+
+def _elsewhere() -> InvalidRequest:
+    return InvalidRequest(
+        "policy_elsewhere",
+        "this vault's policies are kept in its home's folder",
+        "look there, or use `modelvault policy publish`",
+    )
 
 
 def _check_answers(engine: PolicyEngine, revision: str, asked: Authorised) -> None:

@@ -38,6 +38,8 @@ from modelvault.lease import (
     LeaseSummary,
     ModelDetail,
     ModelSummary,
+    PolicyBundle,
+    PolicyRevision,
     Published,
     PushAsk,
     Renewal,
@@ -207,6 +209,18 @@ class LocalBroker:
     ) -> EntryPage:
         """See ports.broker.Steward."""
         return self._overseer.entries(caller, after=after, limit=limit, reference=reference)
+
+    def keep_policy(self, caller: Caller, policy: PolicyBundle) -> str:
+        """See ports.broker.Steward."""
+        return self._publication.keep_policy(caller, policy)
+
+    def policy(self, caller: Caller, revision: str | None) -> PolicyBundle:
+        """See ports.broker.Steward."""
+        return self._publication.policy(caller, revision)
+
+    def policies(self, caller: Caller) -> tuple[PolicyRevision, ...]:
+        """See ports.broker.Steward."""
+        return self._publication.policies(caller)
 
     def publish_policy(self, caller: Caller, revision: str) -> None:
         """See ports.broker.Steward."""
