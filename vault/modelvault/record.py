@@ -15,6 +15,7 @@ from modelvault.manifest import Id, Name, Positive, Sha256, Time
 
 MODEL_TYPE = "application/vnd.modelvault.model.v1+json"
 TAG_TYPE = "application/vnd.modelvault.tag.v1+json"
+POLICY_TYPE = "application/vnd.modelvault.policy.v1+json"
 TRUST_TYPE = "application/vnd.modelvault.trust.v1+json"
 MAX_RECORD = 64 << 10
 MAX_TRUST = 256 << 10
@@ -47,6 +48,14 @@ class TagRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     version: Positive
     manifest: Sha256
     serial: Positive
+
+
+class PolicyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """That a policy of this revision (the hash of its contents) may be used in this vault."""
+
+    schema: Literal[1] = 1
+    vault: Id
+    revision: Sha256
 
 
 class TrustKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

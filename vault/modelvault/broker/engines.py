@@ -21,12 +21,16 @@ class Engines:
     """Asks the engine of the ledger's current revision; another broker may have moved it.
 
     Thread-safe. `engine_for(revision)` builds an engine, or raises Unavailable
-    (`policy_unavailable`).
+    (`policy_unavailable`); `candidate_for` builds one that can be asked before its revision counts,
+    where that takes another kind of engine: an OPA server loads only what is in force.
     """
 
-    def __init__(self, ledger: Ledger, engine_for: EngineFor) -> None:
+    def __init__(
+        self, ledger: Ledger, engine_for: EngineFor, candidate_for: EngineFor | None = None
+    ) -> None:
         self._ledger = ledger
         self._engine_for = engine_for
+        self._candidate_for = candidate_for or engine_for
         self._lock = threading.Lock()
         self._current: tuple[str, PolicyEngine] | None = None
         self._previous: PolicyEngine | None = None
@@ -44,7 +48,7 @@ class Engines:
 
     def candidate(self, revision: str) -> PolicyEngine:
         """An engine of a revision that may not count yet; the caller closes it."""
-        return self._engine_for(revision)
+        return self._candidate_for(revision)
 
     def close(self) -> None:
         """Close the engines that this object had built."""

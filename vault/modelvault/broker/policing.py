@@ -8,6 +8,7 @@ from modelvault.access import Action, Caller, Resource
 from modelvault.broker.asked import Authorised, entry, whole_vault
 from modelvault.broker.engines import Engines, close, decide
 from modelvault.broker.gate import Gate
+from modelvault.broker.kept import KeptPolicies
 from modelvault.broker.parts import Parts
 from modelvault.errors import Conflict, InvalidRequest, Unavailable
 from modelvault.lease import PolicyBundle, PolicyRevision
@@ -22,38 +23,44 @@ _PROBED = Resource(tenant="probe", id="probe", version=1, classification="intern
 
 
 class Publication:
-    """`publish_policy` of ports.broker.Steward. Thread-safe."""
+    """The steward's calls about policies (ports.broker.Steward). Thread-safe.
 
-    def __init__(self, parts: Parts, gate: Gate, engines: Engines) -> None:
+    `kept` is None where policies lie in the home's folder, under its owner's own hands.
+    """
+
+    def __init__(
+        self, parts: Parts, gate: Gate, engines: Engines, kept: KeptPolicies | None
+    ) -> None:
         self._ledger = parts.ledger
         self._gate = gate
         self._engines = engines
+        self._kept = kept
 
-    def keep_policy(self, caller: Caller, _policy: PolicyBundle) -> str:
-        """Raises InvalidRequest (`policy_elsewhere`): this vault's policies lie in its home."""
-        who = self._gate.authenticate(caller, "write_policy", None)
-        self._gate.authorise(who, "write_policy", whole_vault())
-        raise _elsewhere()
+    def keep_policy(self, caller: Caller, policy: PolicyBundle) -> str:
+        """Sign a policy and keep it; returns its revision."""
+        asked = self._authorise(caller)
+        revision = self._shelf().keep(policy)
+        self._ledger.append(entry(asked, "done", step="keep", new_revision=revision))
+        return revision
 
-    def policy(self, caller: Caller, _revision: str | None) -> PolicyBundle:
-        """As `keep_policy`."""
-        who = self._gate.authenticate(caller, "write_policy", None)
-        self._gate.authorise(who, "write_policy", whole_vault())
-        raise _elsewhere()
+    def policy(self, caller: Caller, revision: str | None) -> PolicyBundle:
+        """A policy that is kept, or the one that counts."""
+        self._authorise(caller)
+        if revision is not None:
+            _check_revision(revision)
+        return self._shelf().read(revision or self._ledger.policy_revision() or "")
 
     def policies(self, caller: Caller) -> tuple[PolicyRevision, ...]:
-        """As `keep_policy`."""
-        who = self._gate.authenticate(caller, "write_policy", None)
-        self._gate.authorise(who, "write_policy", whole_vault())
-        raise _elsewhere()
+        """Those that are kept, newest first."""
+        self._authorise(caller)
+        return self._shelf().revisions(self._ledger.policy_revision())
 
     def publish_policy(self, caller: Caller, revision: str) -> None:
         """Make `revision` the only one whose decisions count.
 
         Raises InvalidRequest (`bad_revision`, `policy_unusable`), Conflict (`policy_lockout`).
         """
-        who = self._gate.authenticate(caller, "write_policy", None)
-        asked = self._gate.authorise(who, "write_policy", whole_vault())
+        asked = self._authorise(caller)
         _check_revision(revision)
         engine = self._engines.candidate(revision)
         try:
@@ -63,13 +70,18 @@ class Publication:
         told = entry(asked, "done", new_revision=revision, old_revision=asked.decision.revision)
         self._ledger.set_policy_revision(revision, told)
 
+    def _authorise(self, caller: Caller) -> Authorised:
+        who = self._gate.authenticate(caller, "write_policy", None)
+        return self._gate.authorise(who, "write_policy", whole_vault())
 
-def _elsewhere() -> InvalidRequest:
-    return InvalidRequest(
-        "policy_elsewhere",
-        "this vault's policies are kept in its home's folder",
-        "look there, or use `modelvault policy publish`",
-    )
+    def _shelf(self) -> KeptPolicies:
+        if self._kept is None:
+            raise InvalidRequest(
+                "policy_elsewhere",
+                "this vault's policies are kept in its home's folder",
+                "look there; `modelvault policy publish` makes what was edited count",
+            )
+        return self._kept
 
 
 def _check_answers(engine: PolicyEngine, revision: str, asked: Authorised) -> None:

@@ -17,6 +17,7 @@ from modelvault.broker.catalogue import Catalogue
 from modelvault.broker.engines import EngineFor, Engines
 from modelvault.broker.gate import Gate
 from modelvault.broker.housekeeping import Housekeeper
+from modelvault.broker.kept import KeptPolicies
 from modelvault.broker.oversight import Overseer
 from modelvault.broker.parts import Parts
 from modelvault.broker.policing import Publication
@@ -63,7 +64,8 @@ class LocalBroker:
     `trust` names the keys whose documents the broker believes; `engine_for(revision)` builds the
     policy engine of a published revision, or raises Unavailable (`policy_unavailable`). The
     ledger's policy revision must be set before the first call: until then all is refused.
-    `segment_length` is in bytes of encrypted segment.
+    `segment_length` is in bytes of encrypted segment. `kept` are the policies that a service keeps
+    for all its brokers, and `candidate_for` the engine that tries one before it counts.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class LocalBroker:
         digest_alg: DigestAlgorithm,
         segment_length: int,
         terms: Terms | None = None,
+        kept: KeptPolicies | None = None,
+        candidate_for: EngineFor | None = None,
     ) -> None:
         parts = Parts(
             vault=vault,
@@ -95,7 +99,7 @@ class LocalBroker:
             segment_length=segment_length,
             terms=terms or Terms(),
         )
-        self._engines = Engines(ledger, engine_for)
+        self._engines = Engines(ledger, engine_for, candidate_for)
         self._gate = Gate(parts, Records(parts), self._engines, issuers, issuer_keys)
         self._publisher = Publisher(parts, self._gate)
         self._releaser = Releaser(parts, self._gate)
@@ -104,7 +108,7 @@ class LocalBroker:
         self._steward = Steward(parts, self._gate)
         self._rotator = Rotator(parts, self._gate)
         self._overseer = Overseer(parts, self._gate)
-        self._publication = Publication(parts, self._gate, self._engines)
+        self._publication = Publication(parts, self._gate, self._engines, kept)
         self._housekeeper = Housekeeper(parts, self._gate)
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ Held by all: an implementation may be used by many threads at once; nothing but
 
 from modelvault.ports.broker import Broker, Steward
 from modelvault.ports.identity import IssuerKeys, VerifyingKey
-from modelvault.ports.keys import KeyAdmin, KeyService, Signer, WrappedKey
+from modelvault.ports.keys import BundleSigner, KeyAdmin, KeyService, Signer, WrappedKey
 from modelvault.ports.ledger import Ledger
 from modelvault.ports.objects import (
     ObjectInfo,
@@ -18,10 +18,11 @@ from modelvault.ports.objects import (
     UploadStore,
     UrlSigner,
 )
-from modelvault.ports.policy import PolicyEngine
+from modelvault.ports.policy import PolicyEngine, PolicyShelf
 
 __all__ = [
     "Broker",
+    "BundleSigner",
     "IssuerKeys",
     "KeyAdmin",
     "KeyService",
@@ -32,6 +33,7 @@ __all__ = [
     "ObjectWriter",
     "Places",
     "PolicyEngine",
+    "PolicyShelf",
     "PutPart",
     "Signer",
     "Steward",

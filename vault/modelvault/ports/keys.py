@@ -81,3 +81,18 @@ class Signer(Protocol):
     def public_key(self, purpose: SigningPurpose) -> bytes:
         """The raw 32-byte public key of the purpose's newest key."""
         ...
+
+
+class BundleSigner(Protocol):
+    """Signs policy bundles for OPA, which verifies no Ed25519: ECDSA P-256 with SHA-256.
+
+    The vault's own engines don't rely on this key: they verify a record by the `bundle` key.
+    """
+
+    def sign(self, message: bytes) -> bytes:
+        """Signature r || s, 64 bytes (RFC 7518, section 3.4: ES256)."""
+        ...
+
+    def public_pem(self) -> str:
+        """The public key as PEM (SubjectPublicKeyInfo)."""
+        ...
