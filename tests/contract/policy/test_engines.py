@@ -18,6 +18,7 @@ from modelvault.policy import cases, shipped
 from modelvault.policy.bundle import Bundle
 from modelvault.policy.cases import Case
 from support.opa import opa
+from support.servers.opa import Served
 
 SHIPPED = cases.shipped()
 
@@ -30,9 +31,19 @@ def opa_engine(bundle: Bundle) -> OpaServer:
     return OpaServer(opa(), bundle)
 
 
-@pytest.fixture(params=[regorus_engine, opa_engine], ids=["regorus", "opa"])
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """An OPA server with a signed bundle, as a service runs it."""
+    opa_server = Served(tmp_path_factory.mktemp("opa"))
+    yield opa_server
+    opa_server.close()
+
+
+@pytest.fixture(params=["regorus", "opa-run", "opa-server"])
 def engine_for(request):
-    return request.param
+    if request.param == "opa-server":
+        return request.getfixturevalue("served").serve
+    return regorus_engine if request.param == "regorus" else opa_engine
 
 
 def of(rules: str) -> Bundle:
