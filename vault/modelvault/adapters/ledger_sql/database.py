@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import URL, Connection, insert, make_url, select, update
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from modelvault import canonical
-from modelvault.adapters.ledger_sql import sqlite
+from modelvault.adapters.ledger_sql import postgresql, sqlite
+from modelvault.adapters.ledger_sql.dialect import Dialect
 from modelvault.adapters.ledger_sql.failures import damaged, translated
 from modelvault.adapters.ledger_sql.rows import MAX_ENTRY, AnyRow, Query
 from modelvault.adapters.ledger_sql.schema import entries, head, metadata
+from modelvault.adapters.ledger_sql.watchdog import Watchdog
 from modelvault.clock import Clock
 from modelvault.errors import InvalidRequest, Unavailable
 from modelvault.record import Entry
+
+T = TypeVar("T")
 
 
 class Write:
@@ -27,15 +31,11 @@ class Write:
     `now` was read after the lock was had. `revision` is the policy revision that counts.
     """
 
-    def __init__(self, connection: Connection, now: int) -> None:
+    def __init__(self, connection: Connection, seq: int, revision: str | None, now: int) -> None:
         self.now = now
+        self.revision = revision
         self._connection = connection
-        # FOR UPDATE where the dialect has it: whoever holds this row is the only writer.
-        row = connection.execute(select(head).with_for_update()).one_or_none()
-        if row is None:
-            raise damaged("its head is missing")
-        self._seq: int = row.seq
-        self.revision: str | None = row.policy_revision
+        self._seq = seq
 
     def one(self, query: Query) -> AnyRow | None:
         """The query's first row."""
@@ -78,15 +78,33 @@ class Database:
         self._clock = clock
         self._process = os.getpid()
         self._closed = False
-        sqlite.make_private(sqlite.file_of(self._url))
-        self._readers = sqlite.readers(self._url, timeout_s)
-        self._writer = sqlite.writer(self._url, timeout_s)
-        with self.read() as connection:
-            sqlite.check_stamp(connection)
+        self._dialect: Dialect = dialect_of(self._url)
+        self._dialect.prepare(self._url)
+        self._readers = self._dialect.readers(self._url, timeout_s)
+        self._single = self._dialect.single(self._readers)
+        self._writer = self._dialect.writer(self._url, timeout_s)
+        self._watchdog = Watchdog(2 * timeout_s)
+        if self._dialect is postgresql:
+            self._watchdog.watch(self._readers)
+            self._watchdog.watch(self._writer)
+        try:
+            with self.read() as connection:
+                self._dialect.check_stamp(connection)
+        except BaseException:
+            self.close()
+            raise
 
     def now(self) -> int:
-        """SQLite has no clock but its process's; milliseconds since the epoch."""
-        return self._clock()
+        """The database's clock, in milliseconds since the epoch."""
+        self._check_usable()
+        with translated():
+            return self._once(lambda connection: self._dialect.now(connection, self._clock))
+
+    def query(self, query: Query) -> list[AnyRow]:
+        """The rows of one statement."""
+        self._check_usable()
+        with translated():
+            return self._once(lambda connection: list(connection.execute(query)))
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -99,12 +117,45 @@ class Database:
     def write(self) -> Iterator[Write]:
         """A transaction that commits when the block ends and leaves nothing when it raises."""
         self._check_usable()
-        with translated(), self._writer.begin() as connection:
-            yield Write(connection, self.now())
+        with translated(), ExitStack() as stack:
+            yield self._locked(stack)
+
+    def _once(self, ask: Callable[[Connection], T]) -> T:
+        """Ask on a connection; on another one if it turns out that the server had dropped it."""
+        try:
+            with self._single.connect() as connection:
+                return ask(connection)
+        except DBAPIError as lost:
+            if not lost.connection_invalidated:
+                raise
+        with self._single.connect() as connection:
+            return ask(connection)
+
+    def _locked(self, stack: ExitStack) -> Write:
+        """Begin a transaction that holds the write lock. Nothing was written yet: where the server
+        had dropped the connection, another one will do."""
+        try:
+            return self._begin(stack)
+        except DBAPIError as lost:
+            if not lost.connection_invalidated:
+                raise
+        stack.close()
+        return self._begin(stack)
+
+    def _begin(self, stack: ExitStack) -> Write:
+        connection = stack.enter_context(self._writer.begin())
+        # FOR UPDATE where the dialect has it: whoever holds this row is the only writer.
+        row = connection.execute(select(head).with_for_update()).one_or_none()
+        if row is None:
+            raise damaged("its head is missing")
+        now = self._dialect.now(connection, self._clock)
+        return Write(connection, row.seq, row.policy_revision, now)
 
     def close(self) -> None:
         """Close the connections. Idempotent."""
         self._closed = True
+        if self._process == os.getpid():
+            self._watchdog.close()
         self._readers.dispose(close=self._process == os.getpid())
         self._writer.dispose(close=self._process == os.getpid())
 
@@ -126,25 +177,39 @@ def parse_url(url: str) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         parsed = None
-    if parsed is None or parsed.drivername not in {"sqlite", "sqlite+pysqlite"}:
+    if parsed is None or parsed.drivername not in _DIALECTS:
         raise InvalidRequest(
             "bad_ledger_url",
             "the ledger's URL isn't one that this program knows",
-            "write sqlite:////path/to/ledger.db",
+            "write sqlite:////path/to/ledger.db, or postgresql+psycopg://user@host/database",
         )
     return parsed
 
 
+def dialect_of(url: URL) -> Dialect:
+    """What is peculiar to the database that the URL names."""
+    return _DIALECTS[url.drivername]
+
+
 def create(url: str, timeout_s: float) -> None:
-    """Make the file and the tables in one transaction. Raises Conflict (`ledger_exists`)."""
+    """Make the ledger's tables in one transaction. Raises Conflict (`ledger_exists`)."""
     parsed = parse_url(url)
-    sqlite.make_file(sqlite.file_of(parsed))
-    engine = sqlite.writer(parsed, timeout_s)
+    dialect = dialect_of(parsed)
+    if dialect is sqlite:
+        sqlite.make_file(sqlite.file_of(parsed))
+    engine = dialect.writer(parsed, timeout_s)
     try:
         with translated(), engine.begin() as connection:
-            sqlite.check_empty(connection)
+            dialect.check_empty(connection)
             metadata.create_all(connection)
             connection.execute(insert(head).values(id=1, seq=0, policy_revision=None))
-            sqlite.stamp(connection)
+            dialect.stamp(connection)
     finally:
         engine.dispose()
+
+
+_DIALECTS: dict[str, Dialect] = {
+    "sqlite": sqlite,
+    "sqlite+pysqlite": sqlite,
+    "postgresql+psycopg": postgresql,
+}

@@ -63,6 +63,8 @@ def _of_driver(error: BaseException | None) -> ModelVaultError:
         return InvalidRequest("out_of_range", "a number is too large for the ledger")
     if isinstance(error, UnicodeError):
         return InvalidRequest("bad_text", "a text isn't valid Unicode", "remove the odd characters")
+    if not isinstance(error, sqlite3.Error):
+        return _of_server(error)
     extended = getattr(error, "sqlite_errorcode", None)
     code = None if extended is None else extended & 0xFF
     if code in _BUSY:
@@ -74,6 +76,45 @@ def _of_driver(error: BaseException | None) -> ModelVaultError:
     if code is None and isinstance(error, sqlite3.OperationalError):
         return damaged("a text in it isn't UTF-8")
     return Unavailable("ledger_unavailable", *_TOLD.get(code, _UNTOLD))
+
+
+def _of_server(error: BaseException | None) -> ModelVaultError:
+    """PostgreSQL tells by five characters (its documentation, appendix A)."""
+    state = getattr(error, "sqlstate", None)
+    kind = type(error).__name__
+    if state in _WAITED:
+        return busy()
+    if state in _UNFIT:
+        return damaged("tables or columns aren't those of its schema version")
+    if state == "22003":
+        return InvalidRequest("out_of_range", "a number is too large for the ledger")
+    if kind == "DataError":
+        return InvalidRequest(
+            "bad_text", "a text holds what the ledger can't", "remove the odd characters"
+        )
+    return Unavailable("ledger_unavailable", *_TOLD_BY_STATE.get(state, _LOST))
+
+
+# statement_timeout, lock_timeout, deadlock, serialisation, a transaction that idled too long
+_WAITED = frozenset({"57014", "55P03", "40P01", "40001", "25P03"})
+_UNFIT = frozenset({"42P01", "42703", "42804"})
+_LOST = (
+    "the ledger's database can't be reached or gave no usable answer",
+    "check that PostgreSQL runs and can be reached from here; what was asked may have been done, "
+    "and asking again finds out",
+)
+_TOLD_BY_STATE: dict[str | None, tuple[str, str]] = {
+    "25006": (
+        "the ledger's database takes no writes: it is a standby, or read-only",
+        "let the ledger's URL name the primary (target_session_attrs=read-write)",
+    ),
+    "28P01": ("the ledger's database refuses the password", "check [ledger] password_file"),
+    "28000": ("the ledger's database refuses this user", "check the user in [ledger] url"),
+    "3D000": ("the ledger's database doesn't exist", "create it, or mend [ledger] url"),
+    "42501": ("the ledger's database refuses that", "see docs/operations.md for the grants"),
+    "53100": ("the ledger's database has no disk space left", "free space, then try again"),
+    "53300": ("the ledger's database takes no more connections", "raise max_connections"),
+}
 
 
 _UNTOLD = ("the ledger gave no usable answer", "try again")

@@ -17,12 +17,10 @@ class Room:
         self._database = database
 
     def _first(self, query: Query) -> AnyRow | None:
-        with self._database.read() as connection:
-            return connection.execute(query).first()
+        return next(iter(self._database.query(query.limit(1))), None)
 
     def _all(self, query: Query) -> list[AnyRow]:
-        with self._database.read() as connection:
-            return list(connection.execute(query))
+        return self._database.query(query)
 
 
 def of_model(table: Table, tenant: str, model: str) -> ColumnElement[bool]:

@@ -14,6 +14,7 @@ from sqlalchemy.pool import QueuePool
 
 from modelvault.adapters.ledger_sql import schema
 from modelvault.adapters.ledger_sql.failures import damaged
+from modelvault.clock import Clock
 from modelvault.errors import Conflict, InvalidRequest, Unavailable
 
 MODE = 0o600
@@ -43,6 +44,21 @@ def make_file(path: Path) -> None:
             f"can't make the ledger's file {path}: {os.strerror(error.errno or 0)}",
             "check that the folder exists, is writable and has free space",
         ) from None
+
+
+def prepare(url: URL) -> None:
+    """Raises Unavailable (`ledger_unavailable`) when there is no file, or others could open it."""
+    make_private(file_of(url))
+
+
+def single(readers: Engine) -> Engine:
+    """The engine for one statement: a transaction costs nothing here."""
+    return readers
+
+
+def now(_connection: Connection, clock: Clock) -> int:
+    """SQLite has no clock but its process's; milliseconds since the epoch."""
+    return clock()
 
 
 def make_private(path: Path) -> None:

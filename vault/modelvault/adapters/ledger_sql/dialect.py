@@ -1,0 +1,46 @@
+"""What is peculiar to one kind of database: the modules `sqlite` and `postgresql` have this shape."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sqlalchemy import URL, Connection, Engine
+
+from modelvault.clock import Clock
+
+
+class Dialect(Protocol):
+    """Errors are as the drivers raise them, but for those that the functions name themselves."""
+
+    def prepare(self, url: URL) -> None:
+        """Before the first connection: what must be there, and closed to others."""
+        ...
+
+    def readers(self, url: URL, timeout_s: float) -> Engine:
+        """Connections that see one state for a whole transaction and can't write."""
+        ...
+
+    def single(self, readers: Engine) -> Engine:
+        """The same connections, for one statement at a time."""
+        ...
+
+    def writer(self, url: URL, timeout_s: float) -> Engine:
+        """Connections whose transactions stand in one line from the lock on `head` on."""
+        ...
+
+    def now(self, connection: Connection, clock: Clock) -> int:
+        """The time that counts, in milliseconds since the epoch."""
+        ...
+
+    def check_empty(self, connection: Connection) -> None:
+        """Raises Conflict (`ledger_exists`)."""
+        ...
+
+    def stamp(self, connection: Connection) -> None:
+        """Write down what this database is; part of the transaction that makes the tables."""
+        ...
+
+    def check_stamp(self, connection: Connection) -> None:
+        """Raises IntegrityError (`ledger_corrupt`), Unavailable (`ledger_unavailable`,
+        `ledger_too_new`)."""
+        ...

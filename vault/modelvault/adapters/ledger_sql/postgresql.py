@@ -1,0 +1,111 @@
+"""All that is PostgreSQL's alone: how its connections behave, its clock, and how a ledger is known.
+
+Any number of brokers use one database. Writers stand in one line by locking the one row of `head`
+first, as on SQLite: after the lock every statement sees all that was committed before, entries get
+no gaps, and no two transactions decide on the same old state. A transaction whose connection is
+lost while it commits may or may not have happened: that is `ledger_unavailable`, and asking again
+finds out, because every row's id was made before (a repeated ask is the same lease, a repeated
+commit the same version).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, text
+from sqlalchemy.pool import QueuePool
+
+from modelvault.adapters.ledger_sql import schema
+from modelvault.adapters.ledger_sql.failures import damaged
+from modelvault.clock import Clock
+from modelvault.errors import Conflict, Unavailable
+
+READERS = 16
+WRITERS = 4  # they wait for one another anyway; more would only hold connections
+_NOW = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)")
+
+
+def prepare(url: URL) -> None:
+    """Nothing: the database exists, and its own rights keep others out."""
+
+
+def readers(url: URL, timeout_s: float) -> Engine:
+    """Connections that see one state for a whole transaction and can't write."""
+    return _engine(url, timeout_s, READERS, "REPEATABLE READ", default_transaction_read_only="on")
+
+
+def single(readers: Engine) -> Engine:
+    """The same connections, for one statement: without the round trips that begin and end."""
+    return readers.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def writer(url: URL, timeout_s: float) -> Engine:
+    """Connections whose first statement locks `head`. READ COMMITTED, so that what a transaction
+    reads after it had to wait for the lock is what stands then."""
+    return _engine(url, timeout_s, WRITERS, "READ COMMITTED")
+
+
+def now(connection: Connection, _clock: Clock) -> int:
+    """The database server's clock, in milliseconds: one time for all brokers."""
+    return int(connection.execute(_NOW).scalar_one())
+
+
+def check_empty(connection: Connection) -> None:
+    """Raises Conflict (`ledger_exists`) if the database holds a ledger."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": schema.APPLICATION_ID})
+    if connection.dialect.has_table(connection, schema.head.name):
+        raise Conflict(
+            "ledger_exists", "the database holds a ledger already", "open it, or use another one"
+        )
+
+
+def stamp(connection: Connection) -> None:
+    """Nothing yet."""
+
+
+def check_stamp(connection: Connection) -> None:
+    """Raises Unavailable (`ledger_unavailable`) for a database without a ledger."""
+    if not connection.dialect.has_table(connection, schema.head.name):
+        raise Unavailable(
+            "ledger_unavailable",
+            "there is no ledger in this database",
+            "make one with `modelvault init`; check the database's name and the search path",
+        )
+    if connection.exec_driver_sql("SHOW server_encoding").scalar_one() != "UTF8":
+        raise damaged("the database isn't in UTF-8")
+
+
+def _engine(url: URL, timeout_s: float, size: int, isolation: Any, **more: str) -> Engine:  # noqa: ANN401
+    milliseconds = round(timeout_s * 1000)
+    session = {
+        "statement_timeout": milliseconds,
+        "lock_timeout": milliseconds,
+        # A broker that dies between two statements mustn't hold the line up.
+        "idle_in_transaction_session_timeout": milliseconds,
+        "TimeZone": "UTC",
+        **more,
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in session.items())
+    given = url.query.get("options")
+    return create_engine(
+        url.difference_update_query(["options"]),
+        poolclass=QueuePool,
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=timeout_s,
+        pool_recycle=1800,
+        isolation_level=isolation,
+        hide_parameters=True,  # a statement's parameters have no place in messages and logs
+        connect_args={
+            "connect_timeout": max(2, round(timeout_s)),
+            "application_name": "modelvault",
+            "client_encoding": "UTF8",
+            "options": f"{options} {given}" if isinstance(given, str) else options,
+            # A server whose machine vanished is noticed, also while nothing is asked of it.
+            "keepalives": 1,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": milliseconds,
+        },
+    )
