@@ -1,4 +1,4 @@
-"""What is peculiar to one kind of database: the modules `sqlite` and `postgresql` have this shape."""
+"""What is peculiar to one kind of database: `sqlite` and `postgresql` have this shape."""
 
 from __future__ import annotations
 
