@@ -39,6 +39,12 @@ def capabilities_text() -> str:
     return (HERE / "capabilities.json").read_text(encoding="utf-8")
 
 
+def hcvault_policy(role: str, mount: str) -> str:
+    """HashiCorp Vault's ACL policy of a role (broker, steward, destroyer, auditor), for a mount."""
+    text = (HERE / "hcvault" / f"{role}.hcl").read_text(encoding="utf-8")
+    return text.replace("MOUNT/", f"{mount}/").replace('"MOUNT"', f'"{mount}"')
+
+
 def cases() -> dict[str, str]:
     """The shipped decision tables: JSON text by path (`cases/personas.json`)."""
     return _files("cases", ".json")

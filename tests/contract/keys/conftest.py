@@ -8,8 +8,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from modelvault.adapters.keys_hcvault import (
+    Connection,
+    HcvaultAdmin,
+    HcvaultKeys,
+    HcvaultSigner,
+)
+from modelvault.adapters.keys_hcvault.setup import GivenToken
 from modelvault.adapters.keys_local import KeyFile, LocalKeyring
 from modelvault.ports import KeyAdmin, KeyService, Signer
+from support.servers.hcvault import ROOT, DevServer
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -27,11 +35,37 @@ def local(folder: Path) -> tuple[Keys, Callable[[], None]]:
     return Keys(keyring, keyring, keyring), keyring.close
 
 
-ADAPTERS = {"local": local}
+def transit(dev: DevServer) -> tuple[Keys, Callable[[], None]]:
+    """The broker and the steward each with a login and a policy of its own."""
+    mounted = dev.mounted("token")
+    broker, steward = mounted.connection("broker"), mounted.connection("steward")
+    # No role of ours may sign tokens: the one who tests does.
+    tester = Connection(mounted.server, GivenToken(token=ROOT))
+    signer = HcvaultSigner(
+        {"manifest": broker, "record": steward, "log": steward, "bundle": steward, "token": tester}
+    )
+    return Keys(HcvaultKeys(broker), HcvaultAdmin(steward), signer), mounted.close
 
 
-@pytest.fixture(params=ADAPTERS)
+@pytest.fixture(scope="session")
+def hcvault() -> Iterator[DevServer]:
+    server = DevServer("hcvault")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def openbao() -> Iterator[DevServer]:
+    server = DevServer("openbao")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["local", "hcvault", "openbao"])
 def keys(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Keys]:
-    made, close = ADAPTERS[request.param](tmp_path)
+    if request.param == "local":
+        made, close = local(tmp_path)
+    else:
+        made, close = transit(request.getfixturevalue(request.param))
     yield made
     close()

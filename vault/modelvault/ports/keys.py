@@ -45,7 +45,9 @@ class KeyAdmin(Protocol):
     """The steward's identity at the key service: can't unwrap."""
 
     def create(self, key: str) -> None:
-        """Make a KEK at version 1. Raises Conflict (`kek_exists`)."""
+        """Make a KEK at version 1. Raises Conflict (`kek_exists`).
+
+        It is made once; callers at the same moment may all be told that they made it."""
         ...
 
     def rotate(self, key: str) -> int:

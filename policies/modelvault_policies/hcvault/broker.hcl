@@ -1,0 +1,26 @@
+# The broker: makes and unwraps data keys, and signs manifests. It can't make, change or read KEKs.
+
+path "MOUNT/datakey/plaintext/mv-*" {
+  capabilities        = ["update"]
+  allowed_parameters  = { "context" = [] }
+  required_parameters = ["context"]
+}
+
+path "MOUNT/decrypt/mv-*" {
+  capabilities        = ["update"]
+  allowed_parameters  = { "ciphertext" = [], "context" = [] }
+  required_parameters = ["context"]
+}
+
+path "MOUNT/sign/sign-manifest" {
+  capabilities       = ["update"]
+  allowed_parameters = { "input" = [] }
+}
+
+path "MOUNT/keys/sign-manifest" {
+  capabilities = ["read"]
+}
+
+path "auth/token/renew-self" {
+  capabilities = ["update"]
+}
