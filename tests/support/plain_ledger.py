@@ -195,6 +195,13 @@ class PlainLedger:
                 raise NotFound("no_upload", "")
             state.uploads[upload] = but(row, expires_at=max(expires_at, row.expires_at))
 
+    def resume(self, upload: str, recipient: str, expires_at: int, entry: Entry) -> UploadRow:
+        self.prolong(upload, expires_at)
+        with self._change() as state:
+            state.uploads[upload] = but(state.uploads[upload], recipient=recipient)
+            self._log(state, entry)
+            return state.uploads[upload]
+
     def publish(
         self, upload: str, row: VersionRow, expected_head: str | None, entry: Entry
     ) -> Entry:

@@ -6,22 +6,21 @@ only where it can be checked; model, version, previous, creator and times are th
 
 from __future__ import annotations
 
-from modelvault import binding
 from modelvault.access import Caller
 from modelvault.broker import composing
 from modelvault.broker.asked import Authorised, Who, entry, new_id
 from modelvault.broker.draft import check_declared, check_draft
 from modelvault.broker.gate import Gate
 from modelvault.broker.keycopy import deposit
+from modelvault.broker.opened import answer, check_open, own_upload
 from modelvault.broker.parts import Parts
-from modelvault.broker.sealing import check_recipient, seal_file_keys
+from modelvault.broker.sealing import check_recipient
 from modelvault.broker.uploaded import check_uploaded
 from modelvault.broker.verified import KnownModel
 from modelvault.catalog import KeyRow, UploadRow
 from modelvault.clock import to_text
 from modelvault.crypto.floe import Geometry
-from modelvault.crypto.secret import Secret
-from modelvault.errors import AccessDenied, Conflict, InvalidRequest, NotFound
+from modelvault.errors import AccessDenied, Conflict, InvalidRequest
 from modelvault.identity.binding import key_hash
 from modelvault.lease import Draft, DraftFile, Published, PushAsk, Upload
 from modelvault.manifest import FileEntry
@@ -65,19 +64,19 @@ class Publisher:
 
     def commit(self, caller: Caller, upload: str, draft: Draft) -> Published:
         """Check what was uploaded and publish it."""
-        who, row = self._own(caller, "push", upload)
+        who, row = own_upload(self._parts, self._gate, caller, "push", upload)
         model = self._gate.records.model(Reference(row.tenant, row.model))
         asked = self._gate.authorise(who, "push", model.resource(row.paths, sum(row.sizes)))
         if row.state == "published":
             return composing.published(model, *self._parts.ledger.published(upload))
-        _check_open(row, who)
+        check_open(row, who)
         files = self._checked(row, draft)
         deposit(self._parts, self._parts.ledger.key(row.artifact))
         return self._publish(asked, row, draft, files)
 
     def abandon(self, caller: Caller, upload: str) -> None:
         """Give up an upload of the caller's own."""
-        who, row = self._own(caller, "abandon", upload)
+        who, row = own_upload(self._parts, self._gate, caller, "abandon", upload)
         self._parts.ledger.abort(row.id)  # from here on no commit can win
         told = Entry(
             id=new_id(),
@@ -126,53 +125,9 @@ class Publisher:
                 parts.ledger.begin(row, key, parts.terms.max_open_uploads, told)
             except AccessDenied as stopped:
                 raise self._gate.limited(asked, stopped) from None
-            return self._answer(ask, row, dek)
+            return answer(parts, row, dek, ask.recipient, ask.nonce)
         finally:
             dek.wipe()
-
-    def _answer(self, ask: PushAsk, row: UploadRow, dek: Secret) -> Upload:
-        parts = self._parts
-        info = binding.info(
-            "push",
-            parts.vault,
-            row.id,
-            row.tenant,
-            row.model,
-            0,
-            None,
-            "push",
-            row.paths,
-            ask.recipient,
-            ask.nonce,
-        )
-        files = [(row.artifact, path) for path in row.paths]
-        return Upload(
-            id=row.id,
-            tenant=row.tenant,
-            model=row.model,
-            artifact=row.artifact,
-            segment_length=parts.segment_length,
-            digest_alg=parts.digest_alg,
-            expires_at=to_text(row.expires_at),
-            sealed=seal_file_keys(files, {row.artifact: dek}, ask.recipient, info),
-        )
-
-    def _own(self, caller: Caller, action: str, upload: str) -> tuple[Who, UploadRow]:
-        row = self._upload(upload)
-        who = self._gate.authenticate(caller, action, None if row is None else row.recipient)
-        if row is None or row.subject != who.principal.id:
-            raise NotFound(
-                "no_upload",
-                "there is no such upload, or somebody else opened it",
-                "push again: an upload belongs to the identity that opened it",
-            )
-        return who, row
-
-    def _upload(self, upload: str) -> UploadRow | None:
-        try:
-            return self._parts.ledger.upload(upload)
-        except NotFound:
-            return None
 
     def _checked(self, row: UploadRow, draft: Draft) -> tuple[FileEntry, ...]:
         """The manifest's entries, once the draft and the objects have been checked."""
@@ -247,12 +202,3 @@ def _pushable(text: str) -> Reference:
             f"push to {reference.name} or {reference.name}:<tag>",
         )
     return reference
-
-
-def _check_open(row: UploadRow, who: Who) -> None:
-    if row.state != "open" or row.expires_at <= who.now:
-        raise Conflict(
-            "upload_closed",
-            f"this upload was closed, or expired at {to_text(row.expires_at)}",
-            "push again",
-        )

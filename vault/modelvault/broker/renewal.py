@@ -40,7 +40,7 @@ class Renewer:
             raise _no_lease()
         if row.ended_at is not None:
             raise _over(row)
-        version = self._standing(row)
+        version = self.standing(row)
         files = [file for file in version.manifest.files if file.path in set(row.paths)]
         # Which obligations this loader can keep was settled when it took the lease, and what the
         # renewal brings is in the answer for it to look at.
@@ -74,9 +74,7 @@ class Renewer:
 
     def release(self, caller: Caller, lease: str) -> None:
         """End a lease of the caller's own."""
-        row = self._row_of(lease)
-        who = self._gate.authenticate(caller, "release", None if row is None else row.key_hash)
-        own = self._own(who, lease)
+        who, own = self.own(caller, "release", lease)
         told = Entry(
             id=new_id(),
             at=to_text(who.now),
@@ -91,6 +89,22 @@ class Renewer:
         )
         self._parts.ledger.end(own.id, who.now, "released", told)
 
+    def own(self, caller: Caller, action: str, lease: str) -> tuple[Who, LeaseRow]:
+        """The caller, and a lease of its own, running or not. Raises NotFound (`no_lease`)."""
+        row = self._row_of(lease)
+        who = self._gate.authenticate(caller, action, None if row is None else row.key_hash)
+        return who, self._own(who, lease)
+
+    def standing(self, row: LeaseRow) -> KnownVersion:
+        """The version that a lease is of. `delete` hides it from new leases only: a running job
+        isn't stopped by tidying up; `revoke` does that."""
+        records = self._gate.records
+        model = records.known(self._parts.ledger.model(row.tenant, row.model))
+        version = records.numbered(model, row.version)
+        if version.row.digest != row.manifest:
+            raise _no_lease()
+        return version
+
     def _row_of(self, lease: str) -> LeaseRow | None:
         try:
             return self._parts.ledger.lease(lease)
@@ -102,16 +116,6 @@ class Renewer:
         if row is None or row.subject != who.principal.id:
             raise _no_lease()
         return row
-
-    def _standing(self, row: LeaseRow) -> KnownVersion:
-        """The version that a lease is of. `delete` hides it from new leases only: a running job
-        isn't stopped by tidying up; `revoke` does that."""
-        records = self._gate.records
-        model = records.known(self._parts.ledger.model(row.tenant, row.model))
-        version = records.numbered(model, row.version)
-        if version.row.digest != row.manifest:
-            raise _no_lease()
-        return version
 
     def _unfit(
         self,

@@ -18,6 +18,7 @@ from modelvault.broker.engines import EngineFor, Engines
 from modelvault.broker.gate import Gate
 from modelvault.broker.housekeeping import Housekeeper
 from modelvault.broker.kept import KeptPolicies
+from modelvault.broker.links import Linker
 from modelvault.broker.oversight import Overseer
 from modelvault.broker.parts import Parts
 from modelvault.broker.policing import Publication
@@ -37,13 +38,17 @@ from modelvault.lease import (
     Lease,
     LeaseAsk,
     LeaseSummary,
+    Links,
     ModelDetail,
     ModelSummary,
     PolicyBundle,
     PolicyRevision,
     Published,
     PushAsk,
+    PutAsk,
+    Putting,
     Renewal,
+    ResumeAsk,
     Rotated,
     Swept,
     Upload,
@@ -52,10 +57,10 @@ from modelvault.manifest import DigestAlgorithm
 from modelvault.ports.identity import IssuerKeys
 from modelvault.ports.keys import KeyAdmin, KeyService, Signer
 from modelvault.ports.ledger import Ledger
-from modelvault.ports.objects import ObjectStore
+from modelvault.ports.objects import ObjectStore, UrlSigner
 from modelvault.record import SignedVersion, TrustFile
 
-Ask = TypeVar("Ask", LeaseAsk, PushAsk, Draft, Principal)
+Ask = TypeVar("Ask", LeaseAsk, PushAsk, PutAsk, ResumeAsk, Draft, Principal)
 
 
 class LocalBroker:
@@ -64,8 +69,9 @@ class LocalBroker:
     `trust` names the keys whose documents the broker believes; `engine_for(revision)` builds the
     policy engine of a published revision, or raises Unavailable (`policy_unavailable`). The
     ledger's policy revision must be set before the first call: until then all is refused.
-    `segment_length` is in bytes of encrypted segment. `kept` are the policies that a service keeps
-    for all its brokers, and `candidate_for` the engine that tries one before it counts.
+    `segment_length` is in bytes of encrypted segment. `urls` gives links to the objects. `kept` are
+    the policies that a service keeps for all its brokers, and `candidate_for` builds the engine
+    that tries one before it counts.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class LocalBroker:
         digest_alg: DigestAlgorithm,
         segment_length: int,
         terms: Terms | None = None,
+        urls: UrlSigner | None = None,
         kept: KeptPolicies | None = None,
         candidate_for: EngineFor | None = None,
     ) -> None:
@@ -104,6 +111,7 @@ class LocalBroker:
         self._publisher = Publisher(parts, self._gate)
         self._releaser = Releaser(parts, self._gate)
         self._renewer = Renewer(parts, self._gate)
+        self._linker = Linker(parts, self._gate, self._renewer, urls)
         self._catalogue = Catalogue(parts, self._gate)
         self._steward = Steward(parts, self._gate)
         self._rotator = Rotator(parts, self._gate)
@@ -127,6 +135,26 @@ class LocalBroker:
     def abandon(self, caller: Caller, upload: str) -> None:
         """See ports.broker.Broker."""
         self._publisher.abandon(caller, upload)
+
+    def resume(self, caller: Caller, upload: str, ask: ResumeAsk) -> Upload:
+        """See ports.broker.Broker."""
+        return self._linker.resume(caller, upload, _checked(ask, "resume request"))
+
+    def put_links(self, caller: Caller, upload: str, ask: PutAsk) -> Putting:
+        """See ports.broker.Broker."""
+        return self._linker.put_links(caller, upload, _checked(ask, "put request"))
+
+    def put_done(self, caller: Caller, upload: str, ask: PutAsk) -> None:
+        """See ports.broker.Broker."""
+        self._linker.put_done(caller, upload, _checked(ask, "put request"))
+
+    def lease_links(self, caller: Caller, lease: str, objects: tuple[str, ...]) -> Links:
+        """See ports.broker.Broker."""
+        return self._linker.lease_links(caller, lease, objects)
+
+    def pull_links(self, caller: Caller, reference: str, objects: tuple[str, ...]) -> Links:
+        """See ports.broker.Broker."""
+        return self._linker.pull_links(caller, reference, objects)
 
     def lease(self, caller: Caller, ask: LeaseAsk) -> Lease:
         """See ports.broker.Broker."""

@@ -18,6 +18,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     upload_ttl_s: int = 24 * 3600
+    link_ttl_s: int = 15 * 60
     delete_grace_s: int = 7 * 24 * 3600
     default_ttl_s: int = 15 * 60
     max_open_uploads: int = 16

@@ -87,6 +87,11 @@ class Ledger(Protocol):
         """Heartbeat; never shortens. NotFound (`no_upload`) unless it is open and unexpired."""
         ...
 
+    def resume(self, upload: str, recipient: str, expires_at: int, entry: Entry) -> UploadRow:
+        """An open upload goes on under a new recipient key; never shortens. NotFound (`no_upload`)
+        unless it is open and unexpired."""
+        ...
+
     def publish(
         self, upload: str, row: VersionRow, expected_head: str | None, entry: Entry
     ) -> Entry:

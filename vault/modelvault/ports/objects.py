@@ -138,13 +138,14 @@ class Places(Protocol):
         ...
 
 
-class UploadStore(Protocol):
-    """Puts the objects of one upload. Threads may use it at once."""
+class UploadStore(ObjectWriter, Protocol):
+    """Puts the objects of one upload."""
 
-    def put(self, seed: str, sizes: Sequence[int], fill: Callable[[int, memoryview], None]) -> str:
-        """As `ObjectWriter.put`, under the name that `seed` (32 hex) makes; returns the name."""
+    def name(self, seed: str) -> str:
+        """The name that `seed` (32 hex) makes for an object of this upload, and the only kind of
+        name that `put` takes."""
         ...
 
     def delete(self, name: str) -> None:
-        """Give an object of this upload back, as far as that is possible."""
+        """Give an object of this upload back, as far as that is possible. Idempotent."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from sqlalchemy import delete, func, insert, select, update
 
 from modelvault.adapters.ledger_sql import rows
@@ -50,13 +51,24 @@ class Uploads(Room):
     def prolong(self, upload: str, expires_at: int) -> None:
         """Raises NotFound (`no_upload`) unless it is open and hasn't expired."""
         with self._database.write() as write:
-            row = _found(write, upload)
-            if row is None or row.state != "open" or row.expires_at <= write.now:
-                raise no_upload(upload)
+            row = _open(write, upload)
             if expires_at > row.expires_at:
                 write.run(
                     update(uploads).where(uploads.c.id == upload).values(expires_at=expires_at)
                 )
+
+    def resume(self, upload: str, recipient: str, expires_at: int, entry: Entry) -> UploadRow:
+        """Raises NotFound (`no_upload`) unless it is open and hasn't expired."""
+        with self._database.write() as write:
+            row = rows.upload_row(_open(write, upload))
+            until = max(row.expires_at, expires_at)
+            write.run(
+                update(uploads)
+                .where(uploads.c.id == upload)
+                .values(recipient=recipient, expires_at=until)
+            )
+            write.append(entry)
+        return msgspec.structs.replace(row, recipient=recipient, expires_at=until)
 
     def abort(self, upload: str) -> None:
         """Raises Conflict (`upload_closed`)."""
@@ -103,6 +115,13 @@ def upload_closed(upload: str, state: str) -> Conflict:
 
 def _found(write: Write, upload: str) -> AnyRow | None:
     return write.one(select(uploads).where(uploads.c.id == upload))
+
+
+def _open(write: Write, upload: str) -> AnyRow:
+    row = _found(write, upload)
+    if row is None or row.state != "open" or row.expires_at <= write.now:
+        raise no_upload(upload)
+    return row
 
 
 def _check_not_published(row: AnyRow) -> None:

@@ -1,0 +1,80 @@
+"""An upload that was opened: whose it is, whether it still is open, and its keys, sealed."""
+
+from __future__ import annotations
+
+from modelvault import binding
+from modelvault.access import Caller
+from modelvault.broker.asked import Who
+from modelvault.broker.gate import Gate
+from modelvault.broker.parts import Parts
+from modelvault.broker.sealing import seal_file_keys
+from modelvault.catalog import UploadRow
+from modelvault.clock import to_text
+from modelvault.crypto.secret import Secret
+from modelvault.errors import Conflict, NotFound
+from modelvault.lease import Recipient, Upload
+
+
+def own_upload(
+    parts: Parts, gate: Gate, caller: Caller, action: str, upload: str, key_hash: str | None = None
+) -> tuple[Who, UploadRow]:
+    """The caller, and the upload that it opened.
+
+    A key-bound token must be bound to the upload's recipient key, or to `key_hash` where a request
+    names another. Raises NotFound (`no_upload`), also for somebody else's.
+    """
+    row = _upload(parts, upload)
+    bound = key_hash or (None if row is None else row.recipient)
+    who = gate.authenticate(caller, action, bound)
+    if row is None or row.subject != who.principal.id:
+        raise NotFound(
+            "no_upload",
+            "there is no such upload, or somebody else opened it",
+            "push again: an upload belongs to the identity that opened it",
+        )
+    return who, row
+
+
+def check_open(row: UploadRow, who: Who) -> None:
+    """Raises Conflict (`upload_closed`), also when it has expired."""
+    if row.state != "open" or row.expires_at <= who.now:
+        raise Conflict(
+            "upload_closed",
+            f"this upload was closed, or expired at {to_text(row.expires_at)}",
+            "push again",
+        )
+
+
+def answer(parts: Parts, row: UploadRow, dek: Secret, recipient: Recipient, nonce: bytes) -> Upload:
+    """What the one who opened it gets: the FileKeys of all its paths, for this recipient."""
+    info = binding.info(
+        "push",
+        parts.vault,
+        row.id,
+        row.tenant,
+        row.model,
+        0,
+        None,
+        "push",
+        row.paths,
+        recipient,
+        nonce,
+    )
+    files = [(row.artifact, path) for path in row.paths]
+    return Upload(
+        id=row.id,
+        tenant=row.tenant,
+        model=row.model,
+        artifact=row.artifact,
+        segment_length=parts.segment_length,
+        digest_alg=parts.digest_alg,
+        expires_at=to_text(row.expires_at),
+        sealed=seal_file_keys(files, {row.artifact: dek}, recipient, info),
+    )
+
+
+def _upload(parts: Parts, upload: str) -> UploadRow | None:
+    try:
+        return parts.ledger.upload(upload)
+    except NotFound:
+        return None
