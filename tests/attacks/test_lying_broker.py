@@ -15,6 +15,7 @@ import pytest
 
 from modelvault import connect, wiring
 from modelvault.access import Caller
+from modelvault.client.direct import Direct
 from modelvault.client.session import Session
 from modelvault.errors import IntegrityError
 from modelvault.lease import Lease, LeaseAsk
@@ -151,7 +152,7 @@ def vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
 @pytest.mark.parametrize(("lie", "code"), LIES, ids=[lie.__name__ for lie, _ in LIES])
 def test_a_lie_is_noticed(vault: Session, tmp_path: Path, lie: Lie, code: str) -> None:
     context = vault._context
-    liar, store = Liar(context.broker, lie), Watched(context.objects)
+    liar, store = Liar(context.broker, lie), Watched(context.places._store)
     if lie is an_older_tag_record:
         folder = tmp_path / "model"
         folder.mkdir()
@@ -169,7 +170,7 @@ def test_a_lie_is_noticed(vault: Session, tmp_path: Path, lie: Lie, code: str) -
             fill(second, tmp_path / "model")
             liar.foreign = second.show("m:prod").signed
     before = context.pins.seen()
-    deceived = Session(msgspec.structs.replace(context, broker=liar, objects=store))
+    deceived = Session(msgspec.structs.replace(context, broker=liar, places=Direct(store)))
     with pytest.raises(IntegrityError) as caught:
         deceived.load("m:prod", purpose="inference", files=["a.txt"])
     assert caught.value.code == code
@@ -187,9 +188,9 @@ def test_keys_in_another_order(vault: Session, tmp_path: Path) -> None:
         lease = asking(liar, caller, ask)
         return msgspec.structs.replace(lease, paths=tuple(reversed(lease.paths)))
 
-    store = Watched(context.objects)
+    store = Watched(context.places._store)
     liar = Liar(context.broker, reordered)
-    deceived = Session(msgspec.structs.replace(context, broker=liar, objects=store))
+    deceived = Session(msgspec.structs.replace(context, broker=liar, places=Direct(store)))
     with pytest.raises(IntegrityError) as caught:
         deceived.load("m:prod", purpose="inference")
     assert caught.value.code == "not_for_us"
@@ -199,8 +200,8 @@ def test_keys_in_another_order(vault: Session, tmp_path: Path) -> None:
 def test_the_harness_itself_tells_the_truth(vault: Session, tmp_path: Path) -> None:
     fill(vault, tmp_path / "model")
     context = vault._context
-    liar, store = Liar(context.broker, asking), Watched(context.objects)
-    honest = Session(msgspec.structs.replace(context, broker=liar, objects=store))
+    liar, store = Liar(context.broker, asking), Watched(context.places._store)
+    honest = Session(msgspec.structs.replace(context, broker=liar, places=Direct(store)))
     with honest.load("m:prod", purpose="inference", files=["a.txt"]) as model:
         assert model.open("a.txt").read() == b"a.txt 1"
     assert store.reads > 0

@@ -121,13 +121,13 @@ def test_a_limit_on_the_group_or_the_machine(
 ) -> None:  # fmt: skip
     limited(tmp_path, monkeypatch, group, machine)
     reads: list[str] = []
-    real = vault._context.objects.read_into
+    real = vault._context.places._store.read_into
 
     def counting(name: str, offset: int, buffer: memoryview) -> None:
         reads.append(name)
         real(name, offset, buffer)
 
-    monkeypatch.setattr(vault._context.objects, "read_into", counting)
+    monkeypatch.setattr(vault._context.places._store, "read_into", counting)
     with vault.load("m", purpose="inference") as model:
         for use in (model.read_bytes, model.path):
             with pytest.raises(Unavailable) as caught:

@@ -15,6 +15,7 @@ from modelvault import binding
 from modelvault.access import Caller, Obligations, Principal
 from modelvault.client.context import Context
 from modelvault.client.credentials import Credentials
+from modelvault.client.direct import Direct
 from modelvault.client.pins import Pins
 from modelvault.crypto import derive, dsse, hpke
 from modelvault.crypto.dsse import Envelope, Signature
@@ -285,7 +286,7 @@ def context(
     return Context(
         broker=broker,  # type: ignore[arg-type]
         steward=broker,  # type: ignore[arg-type]
-        objects=store or Store(),  # type: ignore[arg-type]
+        places=Direct(store or Store()),  # type: ignore[arg-type]
         credentials=Credentials(lambda key_hash: f"token-for-{key_hash}", "tests"),
         trust=broker.keys.trust(),
         pins=pins or Pins(None, broker.keys.vault),

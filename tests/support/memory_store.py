@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from modelvault.errors import Conflict, IntegrityError, NotFound
+from modelvault.ports.objects import piecewise
 
 
 class MemoryStore:
@@ -20,6 +22,9 @@ class MemoryStore:
 
     def size(self, name: str) -> int:
         return len(self._object(name))
+
+    def stream(self, name: str, offset: int, size: int) -> Any:
+        return piecewise(self, name, offset)
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         data = self._object(name)

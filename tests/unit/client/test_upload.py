@@ -45,6 +45,9 @@ class Store(MemoryStore):
             raise Unavailable("store_full", "the disk is full")
         super().put(name, sizes, fill)  # type: ignore[arg-type]
 
+    def name(self, seed: str) -> str:
+        return f"objects/{seed}"
+
     def delete(self, name: str) -> None:
         self.objects.pop(name, None)
 

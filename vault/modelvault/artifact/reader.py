@@ -8,7 +8,7 @@ plaintext will live: no copy of it is made on the way.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from modelvault.artifact import leaves
@@ -85,8 +85,13 @@ class FileReader:
             block = max(1, _BLOCK_BYTES // self._geometry.segment_length)
 
             def segments(start: int, stop: int) -> None:
-                for position in range(first + start, first + stop):
-                    self._segment(decryptor, leaf_list, position, offset, buffer)
+                positions = range(first + start, first + stop)
+                places = [self._geometry.segment_at(each, self.size) for each in positions]
+                size = sum(length for _, length in places)
+                with self._store.stream(self._entry.object, places[0][0], size) as read:
+                    for position, (_, length) in zip(positions, places, strict=True):
+                        segment = self._read_segment(read, leaf_list, position, length)
+                        self._decrypt(decryptor, position, segment, offset, buffer)
 
             try:
                 run_blocks(segments, count, block, self._threads)
@@ -109,23 +114,28 @@ class FileReader:
         first = offset // self._geometry.payload
         return first, (offset + length - 1) // self._geometry.payload - first + 1
 
-    def _segment(
+    def _read_segment(
+        self, read: Callable[[memoryview], None], leaf_list: bytes, position: int, length: int
+    ) -> memoryview:
+        """The next encrypted segment, in this thread's buffer, checked against its leaf."""
+        _scratch.grow(self._geometry.segment_length)
+        segment = _scratch.cipher[:length]
+        read(segment)
+        leaves.check_leaf(self._leaf(segment), leaf_list, position + 1, self._entry.path)
+        return segment
+
+    def _decrypt(
         self,
         decryptor: floe.Decryptor,
-        leaf_list: bytes,
         position: int,
+        segment: memoryview,
         offset: int,
         buffer: memoryview,
     ) -> None:
-        """Read, check and decrypt one segment, as much of it as falls into the range."""
-        place, length = self._geometry.segment_at(position, self.size)
-        _scratch.grow(self._geometry.segment_length)
-        segment = _scratch.cipher[:length]
-        self._store.read_into(self._entry.object, place, segment)
-        leaves.check_leaf(self._leaf(segment), leaf_list, position + 1, self._entry.path)
+        """Decrypt a checked segment, as much of it as falls into the range."""
         final = position == self._geometry.segments(self.size) - 1
         start = position * self._geometry.payload - offset
-        end = start + length - floe.OVERHEAD
+        end = start + len(segment) - floe.OVERHEAD
         if start >= 0 and end <= len(buffer):
             decryptor.decrypt_into(position, segment, final, buffer[start:end])
             return

@@ -8,7 +8,7 @@ from modelvault.client.credentials import Credentials
 from modelvault.client.pins import Pins
 from modelvault.clock import Clock
 from modelvault.ports.broker import Broker, Steward
-from modelvault.ports.objects import ObjectStore
+from modelvault.ports.objects import Places
 from modelvault.record import TrustFile
 
 
@@ -17,7 +17,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
     broker: Broker
     steward: Steward
-    objects: ObjectStore
+    places: Places
     credentials: Credentials
     trust: TrustFile
     pins: Pins

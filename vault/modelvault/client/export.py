@@ -19,6 +19,7 @@ from modelvault.loader.resident import Resident
 from modelvault.loader.screen import Screen
 from modelvault.loader.source import Gate
 from modelvault.manifest import FileEntry, Manifest
+from modelvault.ports.objects import ObjectReader
 from modelvault.record import SignedVersion
 from modelvault.reference import Reference
 
@@ -106,12 +107,14 @@ def pull(
     signed = context.broker.pull(context.credentials.caller(), str(reference))
     verified = trusting.verify(signed, reference, context.trust, seen)
     context.pins.remember(verified.seen)
+    exact = Reference(reference.tenant, reference.model, version=verified.manifest.version)
+    store = context.places.pulled(str(exact))
     with appearing(folder) as draft:
         for name, data in _documents(context, signed).items():
             _write_bytes(draft / name, data)
         count = counter(progress, verified.manifest.size)
         for entry in verified.manifest.files:
-            _copy(context, entry, verified.manifest.digest_alg, draft)
+            _copy(store, entry, verified.manifest.digest_alg, draft)
             count(entry.size)
     return verified.manifest
 
@@ -125,24 +128,31 @@ def _documents(context: Context, signed: SignedVersion) -> dict[str, bytes]:
     return documents if signed.tag is None else documents | {"tag.json": signed.tag.to_bytes()}
 
 
-def _copy(context: Context, entry: FileEntry, digest_alg: str, draft: Path) -> None:
+def _copy(store: ObjectReader, entry: FileEntry, digest_alg: str, draft: Path) -> None:
     """Both objects of a file; every byte is checked against the manifest on its way."""
     geometry = Geometry(entry.segment_length)
     leaf_list = bytearray(leaves.list_size(geometry, entry.size))
-    context.objects.read_into(entry.leaves, 0, memoryview(leaf_list))
+    store.read_into(entry.leaves, 0, memoryview(leaf_list))
     leaves.check(digest_alg, leaf_list, entry)
     _write_bytes(draft / entry.leaves, bytes(leaf_list))
-    checked = _Checked(context, entry, geometry, digest_alg, bytes(leaf_list))
-    write_file(draft / entry.object, geometry.ciphertext_size(entry.size), checked.read)
+    size = geometry.ciphertext_size(entry.size)
+    with store.stream(entry.object, 0, size) as read:
+        checked = _Checked(read, entry, geometry, digest_alg, bytes(leaf_list))
+        write_file(draft / entry.object, size, checked.read)
 
 
 class _Checked:
-    """Reads a ciphertext in order, from one end to the other, and checks each leaf."""
+    """A ciphertext in order, from one end to the other, each leaf of it checked."""
 
     def __init__(
-        self, context: Context, entry: FileEntry, geometry: Geometry, alg: str, leaf_list: bytes
+        self,
+        read: Callable[[memoryview], None],
+        entry: FileEntry,
+        geometry: Geometry,
+        alg: str,
+        leaf_list: bytes,
     ) -> None:
-        self._objects = context.objects
+        self._read = read
         self._entry = entry
         self._alg = alg
         self._leaf_list = leaf_list
@@ -164,13 +174,13 @@ class _Checked:
     def _part(self) -> memoryview:
         index = self._next
         self._next += 1
-        offset, length = (
-            (0, HEADER_BYTES)
+        length = (
+            HEADER_BYTES
             if index == 0
-            else self._geometry.segment_at(index - 1, self._entry.size)
+            else self._geometry.segment_at(index - 1, self._entry.size)[1]
         )
         part = memoryview(bytearray(length))
-        self._objects.read_into(self._entry.object, offset, part)
+        self._read(part)
         found = leaves.leaf(self._alg, part)
         leaves.check_leaf(found, self._leaf_list, index, self._entry.path)
         return part

@@ -22,6 +22,7 @@ from modelvault.errors import AccessDenied, InvalidRequest, ModelVaultError
 from modelvault.lease import Lease, LeaseAsk, Renewal
 from modelvault.loader.model import Model
 from modelvault.manifest import FileEntry, Manifest
+from modelvault.ports.objects import ObjectReader
 from modelvault.reference import Reference
 
 OnRevoked = Callable[[str], None]
@@ -38,8 +39,10 @@ class Grant:
         verified: Verified,
         files: tuple[FileEntry, ...],
         keys: dict[str, Secret],
+        store: ObjectReader,
     ) -> None:
         self._context = context
+        self._store = store
         self._action = action
         self._keys = keys
         self.lease = lease
@@ -67,7 +70,7 @@ class Grant:
                 "not_granted", f"the lease has no key for {entry.path}", "ask for that file too"
             )
         return FileReader(
-            self._context.objects,
+            self._store,
             entry,
             Secret.copy_of(key.reveal()),
             self.manifest.digest_alg,
@@ -159,7 +162,8 @@ def _opened(
 ) -> tuple[Grant, Keeper]:
     files = grant.granted_files(ask, lease, verified)
     keys = once.open(lease.sealed, grant.info(ask, lease, verified), lease.paths)
-    granted = Grant(context, ask.action, lease, verified, files, keys)
+    store = context.places.leased(lease.id, once.hash)
+    granted = Grant(context, ask.action, lease, verified, files, keys, store)
     try:
         context.pins.remember(verified.seen)
         return granted, _keeper(context, granted, once.hash, asked_at, on_end)

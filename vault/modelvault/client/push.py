@@ -22,6 +22,7 @@ from modelvault.crypto.secret import Secret
 from modelvault.errors import IntegrityError, InvalidRequest, ModelVaultError
 from modelvault.lease import DeclaredFile, Draft, Published, PushAsk, Upload
 from modelvault.manifest import Hints, Provenance
+from modelvault.ports.objects import UploadStore
 from modelvault.reference import Reference
 from modelvault.weights.sniff import is_pickle
 
@@ -83,9 +84,11 @@ def push(
             f"push to {reference.name} or {reference.name}:<tag>",
         )
     once, upload = _begin(context, scanned, reference)
+    store = context.places.opened(upload, once.hash)
     sent: tuple[Sent, ...] = ()
     try:
-        sent = _send(context, scanned, reference, once, upload, public_metadata, progress)
+        keys = _open(context.vault, once, reference, upload, scanned.files)
+        sent = _send(store, scanned, upload, keys, public_metadata, progress)
         found = _inspection(scanned, {each.file.path: each.format for each in sent})
         draft = Draft(
             files=tuple(each.file for each in sent),
@@ -95,9 +98,9 @@ def push(
             tensors=tuple(t for each in sent for t in each.tensors) if public_metadata else None,
         )
         seen = context.pins.seen()
-        published = context.broker.commit(context.credentials.caller(), upload.id, draft)
+        published = context.broker.commit(context.credentials.caller(once.hash), upload.id, draft)
     except BaseException:
-        _give_up(context, upload, sent)
+        _give_up(context, store, upload, once.hash, sent)
         raise
     verified = _verify(context, reference, published, upload, draft, seen)
     if reference.tag is not None:
@@ -125,19 +128,17 @@ def _begin(context: Context, scanned: Scan, reference: Reference) -> tuple[OneTi
 
 
 def _send(
-    context: Context,
+    store: UploadStore,
     scanned: Scan,
-    reference: Reference,
-    once: OneTimeKey,
     upload: Upload,
+    keys: dict[str, Secret],
     public_metadata: bool,
     progress: Progress | None,
 ) -> tuple[Sent, ...]:
-    keys = _open(context.vault, once, reference, upload, scanned.files)
     uploader = Uploader(
         upload,
         keys,
-        context.objects,
+        store,
         public_metadata=public_metadata,
         progress=counter(progress, scanned.size),
     )
@@ -147,17 +148,19 @@ def _send(
         filekeys.wipe(keys)
 
 
-def _give_up(context: Context, upload: Upload, sent: Sequence[Sent]) -> None:
+def _give_up(
+    context: Context, store: UploadStore, upload: Upload, key_hash: str, sent: Sequence[Sent]
+) -> None:
     """Free the upload, then delete what was put.
 
     A commit that didn't answer may have been done: only when the broker has said that none can be
     any more does anything go. Without that word, what is left is gc's once the upload expires.
     """
     with suppress(ModelVaultError):
-        context.broker.abandon(context.credentials.caller(), upload.id)
+        context.broker.abandon(context.credentials.caller(key_hash), upload.id)
         for each in sent:
-            context.objects.delete(each.file.object)
-            context.objects.delete(each.file.leaves)
+            store.delete(each.file.object)
+            store.delete(each.file.leaves)
 
 
 def _open(

@@ -19,7 +19,7 @@ from modelvault.crypto.secret import Secret
 from modelvault.errors import ModelVaultError, Unavailable
 from modelvault.lease import DraftFile, Upload
 from modelvault.manifest import TensorEntry
-from modelvault.ports.objects import ObjectStore
+from modelvault.ports.objects import UploadStore
 from modelvault.weights import safetensors
 
 # A small file's time goes into making two objects durable, so several are under way at once; a
@@ -43,7 +43,7 @@ class Uploader:
         self,
         upload: Upload,
         keys: Mapping[str, Secret],
-        store: ObjectStore,
+        store: UploadStore,
         *,
         public_metadata: bool,
         progress: Callable[[int], None],
@@ -91,7 +91,7 @@ class Uploader:
                 raise
 
     def _send(self, found: Found) -> Sent:
-        names = (_object_name(), _object_name())
+        names = (self._new_name(), self._new_name())
         self._names.extend(names)
         with Source(found) as source:
             digest = encrypt_file(
@@ -131,6 +131,9 @@ class Uploader:
             for tensor in safetensors.parse(source.read(0, size), found.size)
         )
 
+    def _new_name(self) -> str:
+        return self._store.name(secrets.token_hex(16))
+
     def _reader(self, source: Source) -> Callable[[int, memoryview], None]:
         def read_into(offset: int, buffer: memoryview) -> None:
             if self._stop.is_set():
@@ -138,7 +141,3 @@ class Uploader:
             source.read_into(offset, buffer)
 
         return read_into
-
-
-def _object_name() -> str:
-    return "objects/" + secrets.token_hex(16)

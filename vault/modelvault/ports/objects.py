@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import msgspec
@@ -31,6 +32,31 @@ class ObjectReader(Protocol):
         Raises NotFound (`no_object`), or IntegrityError (`truncated`) when the object ends first.
         """
         ...
+
+    def stream(
+        self, name: str, offset: int, size: int
+    ) -> AbstractContextManager[Callable[[memoryview], None]]:
+        """Read `size` bytes from `offset` on, one buffer after another and each filled whole.
+
+        For the same bytes this costs a store far away one request instead of many. What it gives
+        is one thread's. Errors as `read_into`, at any of the buffers.
+        """
+        ...
+
+
+@contextmanager
+def piecewise(
+    store: ObjectReader, name: str, offset: int
+) -> Iterator[Callable[[memoryview], None]]:
+    """`ObjectReader.stream` for a store that is near: a read for each buffer."""
+    at = offset
+
+    def read(buffer: memoryview) -> None:
+        nonlocal at
+        store.read_into(name, at, buffer)
+        at += len(buffer)
+
+    yield read
 
 
 class ObjectWriter(Protocol):

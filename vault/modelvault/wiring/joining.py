@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from modelvault import clock as clocks
 from modelvault.client.context import Context
 from modelvault.client.credentials import Credentials, TokenSource, choose
+from modelvault.client.direct import Direct
 from modelvault.client.local import Local
 from modelvault.client.pins import Pins
 from modelvault.client.session import Session
@@ -39,7 +40,7 @@ def _joined(home: Home, settings: Settings, parts: Parts) -> Session:
     context = Context(
         broker=parts.broker,
         steward=parts.broker,
-        objects=parts.store,
+        places=Direct(parts.store),
         credentials=Credentials(source, CLIENT),
         trust=parts.trust,
         pins=Pins(home.pins, parts.described.vault),

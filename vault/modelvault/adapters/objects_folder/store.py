@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import accumulate
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from modelvault.adapters.objects_folder.descriptors import Descriptors
 from modelvault.adapters.objects_folder.drafts import Draft
 from modelvault.artifact.parallel import run_blocks
 from modelvault.errors import Conflict, IntegrityError
-from modelvault.ports.objects import ObjectInfo
+from modelvault.ports.objects import ObjectInfo, piecewise
 
 MAX_OPEN = 64
 
@@ -59,6 +59,15 @@ class FolderStore:
                         "restore it from a copy, or load another version",
                     )
                 done += count
+
+    def stream(
+        self,
+        name: str,
+        offset: int,
+        size: int,  # noqa: ARG002  a descriptor is all it takes
+    ) -> AbstractContextManager[Callable[[memoryview], None]]:
+        """See `ObjectReader`."""
+        return piecewise(self, name, offset)
 
     def put(self, name: str, sizes: Sequence[int], fill: Callable[[int, memoryview], None]) -> None:
         """See `ObjectWriter`. What `fill` raises comes out as it is."""

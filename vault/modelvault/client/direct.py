@@ -1,0 +1,43 @@
+"""Objects of a vault whose store this process can reach by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from modelvault.crypto import derive
+from modelvault.lease import Upload
+from modelvault.ports.objects import ObjectReader, ObjectStore, UploadStore
+
+
+class Direct:
+    """`ports.objects.Places` over one store."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def leased(self, lease: str, key_hash: str) -> ObjectReader:  # noqa: ARG002  as the port says
+        """The store."""
+        return self._store
+
+    def pulled(self, reference: str) -> ObjectReader:  # noqa: ARG002
+        """The store."""
+        return self._store
+
+    def opened(self, upload: Upload, key_hash: str) -> UploadStore:  # noqa: ARG002
+        """The store, under names of this upload."""
+        return _Opened(self._store, upload.id)
+
+
+class _Opened:
+    def __init__(self, store: ObjectStore, upload: str) -> None:
+        self._store = store
+        self._upload = upload
+
+    def name(self, seed: str) -> str:
+        return derive.object_name(self._upload, seed)
+
+    def put(self, name: str, sizes: Sequence[int], fill: Callable[[int, memoryview], None]) -> None:
+        self._store.put(name, sizes, fill)
+
+    def delete(self, name: str) -> None:
+        self._store.delete(name)
