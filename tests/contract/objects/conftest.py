@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from modelvault.adapters.objects_folder import FolderStore
+from modelvault.adapters.objects_s3 import S3Store
 from modelvault.ports import ObjectStore
+from support.servers.s3 import S3Server
 
 
 def folder(path: Path) -> tuple[ObjectStore, Callable[[], None]]:
@@ -16,11 +18,26 @@ def folder(path: Path) -> tuple[ObjectStore, Callable[[], None]]:
     return store, store.close
 
 
-ADAPTERS = {"folder": folder}
+@pytest.fixture(scope="session")
+def versitygw() -> Iterator[S3Server]:
+    server = S3Server("versitygw")
+    yield server
+    server.stop()
 
 
-@pytest.fixture(params=ADAPTERS)
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[S3Server]:
+    server = S3Server("seaweedfs")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "versitygw", "seaweedfs"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
-    made, close = ADAPTERS[request.param](tmp_path)
+    if request.param == "folder":
+        made, close = folder(tmp_path)
+    else:
+        made = S3Store(request.getfixturevalue(request.param).bucket())
+        close = made.close
     yield made
     close()

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import msgspec
 
+from modelvault.errors import InvalidRequest
 from modelvault.lease import Link, Upload
+
+NAME = re.compile(r"objects/[0-9a-f]{32}|keys/[0-9a-f]{32}/[1-9][0-9]{0,15}", re.ASCII)
+
+
+def check_name(name: str) -> str:
+    """An object's name. InvalidRequest (`bad_object_name`) for any other text: a name leads out of
+    no folder and no prefix, since its parts are fixed words, hex digits and numbers."""
+    if not NAME.fullmatch(name):
+        raise InvalidRequest("bad_object_name", f"not an object's name: {name[:80]!r}")
+    return name
 
 
 class ObjectInfo(msgspec.Struct, frozen=True):

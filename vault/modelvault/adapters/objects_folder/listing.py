@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelvault.adapters.objects_folder import place
-from modelvault.ports.objects import ObjectInfo
+from modelvault.ports.objects import NAME, ObjectInfo
 
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -24,7 +24,7 @@ def objects(root: Path, parts: tuple[str, ...]) -> Iterator[ObjectInfo]:
     """The objects in one folder, by name; none where it is gone. Raises OSError."""
     for file in _names(root, parts):
         name = "/".join((*parts, file))
-        if place.NAME.fullmatch(name):
+        if NAME.fullmatch(name):
             try:
                 found = (root / name).lstat()
             except FileNotFoundError:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from modelvault.errors import IntegrityError, InvalidRequest, NotFound, Unavailable
+from modelvault.errors import IntegrityError, NotFound, Unavailable
+from modelvault.ports.objects import check_name
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
-NAME = re.compile(r"objects/[0-9a-f]{32}|keys/[0-9a-f]{32}/[1-9][0-9]{0,15}", re.ASCII)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # O_NONBLOCK: a FIFO in an object's place must not make us wait for its other end.
@@ -27,9 +26,7 @@ def split(name: str) -> tuple[tuple[str, ...], str]:
 
     No name leads out of the root: its parts are fixed words, hex digits and numbers.
     """
-    if not NAME.fullmatch(name):
-        raise InvalidRequest("bad_object_name", f"not an object's name: {name[:80]!r}")
-    *folders, file = name.split("/")
+    *folders, file = check_name(name).split("/")
     return tuple(folders), file
 
 
