@@ -1,0 +1,6 @@
+"""A broker on another machine, as `Broker` and `Steward`."""
+
+from modelvault.adapters.broker_http.connection import Address, Connection
+from modelvault.adapters.broker_http.remote import RemoteBroker
+
+__all__ = ["Address", "Connection", "RemoteBroker"]
