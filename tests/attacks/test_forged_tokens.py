@@ -257,7 +257,7 @@ AUDIENCES: dict[str, object] = {
     "a prefix": AUDIENCE[:-1],
     "upper case": AUDIENCE.upper(),
     "two audiences": [AUDIENCE, "https://storage.example"],
-    "ours alone in a list": [AUDIENCE],
+    "ours in a list in a list": [[AUDIENCE]],
     "ours twice": [AUDIENCE, AUDIENCE],
     "an object": {"aud": AUDIENCE},
     "a number": 7,

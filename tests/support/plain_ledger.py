@@ -44,6 +44,7 @@ class State:
     entry_of: dict[str, Entry] = field(default_factory=dict)
     charges: dict[str, tuple[str, str, int]] = field(default_factory=dict)
     revocations: dict[str, Revocation] = field(default_factory=dict)
+    counters: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def copy(self) -> State:
         own = {name: value.copy() for name, value in vars(self).items() if isinstance(value, dict)}
@@ -404,18 +405,18 @@ class PlainLedger:
             written = self._log(state, entry)
             state.leases[lease.id] = lease
             state.entry_of[lease.id] = written
-            state.charges[lease.id] = lease.subject, to_text(at)[:10], lease.bytes
+            state.charges[lease.id] = lease.holder, to_text(at)[:10], lease.bytes
             return Admission(
                 lease=lease, entry_id=written.id, leaf_hash=written.leaf_hash(), repeated=False
             )
 
     def _check_limits(self, state: State, lease: LeaseRow, limits: Limits) -> None:
         at = lease.granted_at
-        mine = (lease.subject, lease.tenant, lease.model)
+        mine = (lease.holder, lease.tenant, lease.model)
         ends = sorted(
             row.expires_at
             for row in state.leases.values()
-            if (row.subject, row.tenant, row.model) == mine and runs(row, at)
+            if (row.holder, row.tenant, row.model) == mine and runs(row, at)
         )
         slots = limits.max_concurrent_leases
         if slots is not None and len(ends) >= slots:
@@ -423,7 +424,7 @@ class PlainLedger:
             raise AccessDenied(
                 "max_concurrent_leases", "", limit=slots, used=len(ends), resets_at=resets_at
             )
-        day = (lease.subject, to_text(at)[:10])
+        day = (lease.holder, to_text(at)[:10])
         used = sum(size for *whose, size in state.charges.values() if tuple(whose) == day)
         budget = limits.max_bytes_per_day
         if budget is not None and used + lease.bytes > budget:
@@ -527,6 +528,11 @@ class PlainLedger:
         return None
 
     # policy revision, log
+    def count(self, bucket: str, window: int, by: int = 1) -> int:
+        with self._change() as state:
+            state.counters[bucket, window] = state.counters.get((bucket, window), 0) + by
+            return state.counters[bucket, window]
+
     def policy_revision(self) -> str | None:
         return self._state.revision
 

@@ -30,11 +30,14 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     `id` is `<issuer's name>:<sub>` and unique in the vault; groups carry the issuer's name in
     front (`local:ml-engineers`). `bound_by` is `bearer` or `key`; `key_hash` is the bound key's
-    base64url SHA-256 when it is `key`. Times are milliseconds since the epoch.
+    base64url SHA-256 when it is `key`. `instance` tells one run of a workload from another (a
+    pod's uid) where the token does; limits count for each by itself. Times are milliseconds since
+    the epoch.
     """
 
     id: str
     issuer: str
+    instance: str | None = None
     groups: tuple[str, ...]
     claims: dict[str, Any]
     bound_by: Literal["bearer", "key"] = "bearer"

@@ -84,7 +84,10 @@ class UploadRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaseRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A lease. `ask_hash` is over subject, nonce and key, so that one ask has one lease."""
+    """A lease. `ask_hash` is over subject, nonce and key, so that one ask has one lease.
+
+    `instance` tells apart those who share a subject (a pod's uid): limits count each by itself.
+    """
 
     id: str
     ask_hash: str
@@ -106,6 +109,12 @@ class LeaseRow(msgspec.Struct, frozen=True, kw_only=True):
     decision_id: str
     ended_at: int | None = None
     end_reason: str | None = None
+    instance: str | None = None
+
+    @property
+    def holder(self) -> str:
+        """Whom bytes are charged to."""
+        return self.subject if self.instance is None else f"{self.subject}#{self.instance}"
 
 
 class Revocation(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from modelvault import canonical
 from modelvault.crypto import dsse
 from modelvault.errors import Conflict, InvalidRequest
-from modelvault.identity.issuer import Issuer
+from modelvault.identity.issuer import GROUPS, Issuer
 from modelvault.identity.tokens import (
     MAX_CLAIMS_BYTES,
     MAX_GROUPS,
@@ -42,7 +42,7 @@ def mint(
     issued = now // 1000
     payload: dict[str, object] = {
         **claims,
-        issuer.groups_claim: sorted(set(groups)),
+        issuer.groups_claim or GROUPS: sorted(set(groups)),
         "iss": issuer.iss,
         "sub": sub,
         "aud": audience,
@@ -76,7 +76,7 @@ def _check(
         )
     if len(groups) > MAX_GROUPS:
         raise InvalidRequest("bad_subject", f"{len(groups)} groups; at most {MAX_GROUPS}")
-    reserved = sorted(set(claims) & (REGISTERED | {issuer.groups_claim}))
+    reserved = sorted(set(claims) & (REGISTERED | {issuer.groups_claim or GROUPS}))
     if reserved:
         raise InvalidRequest(
             "reserved_claim", f"{', '.join(reserved)} can't be given as a further claim"

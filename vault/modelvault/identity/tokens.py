@@ -17,16 +17,15 @@ import jwt
 from modelvault import canonical
 from modelvault.access import Principal
 from modelvault.errors import AuthenticationError, InvalidRequest, Unavailable
-from modelvault.identity import binding
+from modelvault.identity import binding, claims
+from modelvault.identity.claims import MAX_GROUPS, MAX_TEXT, malformed
 from modelvault.identity.issuer import Issuer, by_iss
 from modelvault.ports.identity import IssuerKeys, VerifyingKey
 
-__all__ = ["MAX_TOKEN_BYTES", "Issuer", "verify"]
+__all__ = ["MAX_GROUPS", "MAX_TEXT", "MAX_TOKEN_BYTES", "Issuer", "verify"]
 
 MAX_TOKEN_BYTES = 16 << 10
 MAX_CLAIMS_BYTES = 8 << 10
-MAX_TEXT = 256
-MAX_GROUPS = 256
 REGISTERED = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti"})
 
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)", re.ASCII)
@@ -52,8 +51,8 @@ def verify(
 
     Raises AuthenticationError: `token_too_large`, `malformed_token`, `forbidden_header`,
     `wrong_type`, `unsigned_token`, `unknown_issuer`, `wrong_algorithm`, `unknown_signing_key`,
-    `bad_signature`, `missing_claim`, `token_lifetime`, `token_expired`, `token_not_yet_valid`,
-    `wrong_audience`, `bound_to_other_key`. Raises Unavailable (`issuer_unavailable`) when the
+    `bad_signature`, `missing_claim`, `unfit_claim`, `token_lifetime`, `token_expired`,
+    `token_not_yet_valid`, `wrong_audience`, `bound_to_other_key`. Raises Unavailable (`issuer_unavailable`) when the
     issuer's keys can't be had; InvalidRequest (`bad_issuers`) for a bad configuration. No message
     holds any part of the token but names of claims and headers.
     """
@@ -63,11 +62,13 @@ def verify(
     _check_signature(token, header, issuer, keys)
     # The signature covers the very text that `payload` was parsed from.
     issued_at, expires_at = _check_times(payload, issuer, now)
-    bound = _check_audience(payload, vault, key_hash)
+    bound = _check_audience(payload, issuer, vault, key_hash)
+    fields = claims.fields(payload, issuer)
     return Principal(
-        id=f"{issuer.name}:{_text(_claim(payload, 'sub'), 'sub')}",
+        id=claims.subject(_claim(payload, "sub"), fields, issuer),
         issuer=issuer.name,
-        groups=_groups(payload, issuer),
+        instance=fields.get(issuer.instance) if issuer.instance else None,
+        groups=claims.groups(payload, fields, issuer),
         claims=_other_claims(payload, issuer),
         bound_by="key" if bound else "bearer",
         key_hash=key_hash if bound else None,
@@ -86,7 +87,7 @@ def _split(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
         )
     parts = _COMPACT.fullmatch(token)
     if parts is None:
-        raise _malformed("it isn't three parts of base64url with dots between")
+        raise malformed("it isn't three parts of base64url with dots between")
     return _object(parts[1], "header"), _object(parts[2], "payload")
 
 
@@ -95,9 +96,9 @@ def _object(part: str, what: str) -> dict[str, Any]:
         raw = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
         value = canonical.loads(raw, MAX_TOKEN_BYTES)
     except (ValueError, InvalidRequest):
-        raise _malformed(f"its {what} isn't strict JSON in base64url") from None
+        raise malformed(f"its {what} isn't strict JSON in base64url") from None
     if not isinstance(value, dict):
-        raise _malformed(f"its {what} isn't a JSON object")
+        raise malformed(f"its {what} isn't a JSON object")
     return value
 
 
@@ -120,13 +121,13 @@ def _check_header(header: dict[str, Any]) -> None:
     if algorithm is None or (isinstance(algorithm, str) and algorithm.lower() in ("none", "")):
         raise AuthenticationError("unsigned_token", "the token isn't signed", _FRESH)
     if not isinstance(algorithm, str) or not isinstance(header.get("kid", ""), str):
-        raise _malformed("'alg' or 'kid' in its header isn't text")
+        raise malformed("'alg' or 'kid' in its header isn't text")
 
 
 def _issuer(payload: dict[str, Any], issuers: dict[str, Issuer]) -> Issuer:
     iss = _claim(payload, "iss")
     if not isinstance(iss, str):
-        raise _malformed("'iss' isn't text")
+        raise malformed("'iss' isn't text")
     found = issuers.get(iss)
     if found is None:
         known = ", ".join(sorted(issuer.name for issuer in issuers.values())) or "none"
@@ -184,15 +185,20 @@ def _check_times(payload: dict[str, Any], issuer: Issuer, now: int) -> tuple[int
     return issued * 1000, expires * 1000
 
 
-def _check_audience(payload: dict[str, Any], vault: str, key_hash: str | None) -> bool:
+def _check_audience(
+    payload: dict[str, Any], issuer: Issuer, vault: str, key_hash: str | None
+) -> bool:
     """Whether the token is bound to the request's key; False for a bearer token."""
     audience = _claim(payload, "aud")
-    plain = binding.plain_audience(vault)
+    if isinstance(audience, list) and len(audience) == 1:
+        audience = audience[0]  # Kubernetes writes one audience as a list (RFC 7519, 4.1.3)
+    ours = binding.plain_audience(vault)
+    plain = issuer.audience or ours
     if audience == plain:
         return False
     if key_hash is not None and audience == binding.bound_audience(vault, key_hash):
         return True
-    if isinstance(audience, str) and audience.startswith(plain + ":"):
+    if isinstance(audience, str) and audience.startswith(ours + ":"):
         raise AuthenticationError(
             "bound_to_other_key",
             "the token is bound to a key that this request doesn't name",
@@ -203,14 +209,6 @@ def _check_audience(payload: dict[str, Any], vault: str, key_hash: str | None) -
         "the token is made for somebody else",
         f"ask your issuer for a token with the one audience {plain}",
     )
-
-
-def _groups(payload: dict[str, Any], issuer: Issuer) -> tuple[str, ...]:
-    groups = payload.get(issuer.groups_claim, [])
-    if not isinstance(groups, list) or len(groups) > MAX_GROUPS:
-        raise _malformed(f"the groups claim isn't a list of at most {MAX_GROUPS}")
-    names = {_text(group, "a group") for group in groups}
-    return tuple(f"{issuer.name}:{name}" for name in sorted(names))
 
 
 def _other_claims(payload: dict[str, Any], issuer: Issuer) -> dict[str, Any]:
@@ -236,18 +234,8 @@ def _claim(payload: dict[str, Any], name: str) -> Any:  # noqa: ANN401
 def _seconds(payload: dict[str, Any], name: str) -> int:
     value = _claim(payload, name)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise _malformed(f"{name!r} isn't a whole number")
+        raise malformed(f"{name!r} isn't a whole number")
     return value
-
-
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_TEXT or not value.isprintable():
-        raise _malformed(f"{what!r} isn't 1 to {MAX_TEXT} printable characters")
-    return value
-
-
-def _malformed(why: str) -> AuthenticationError:
-    return AuthenticationError("malformed_token", f"this isn't a usable token: {why}", _FRESH)
 
 
 def _wrong_algorithm(issuer: Issuer) -> AuthenticationError:

@@ -262,3 +262,11 @@ class Ledger(Protocol):
         """Leaf hashes of entries `first` (from 1) to `last` by seq, both included; fewer only where
         the log ends. Raises IntegrityError (`ledger_corrupt`) when one is missing."""
         ...
+
+    # what brokers count together
+    def count(self, bucket: str, window: int, by: int = 1) -> int:
+        """Add `by` to the counter of `bucket` in the stretch of time numbered `window`; the sum.
+
+        For limits on requests: in no audit entry, and of older windows nothing is kept.
+        """
+        ...

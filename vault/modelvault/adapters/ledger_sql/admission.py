@@ -95,6 +95,7 @@ def check_slots(write: Write, lease: LeaseRow, limit: int | None) -> None:
         return
     running = (
         leases.c.subject == lease.subject,
+        leases.c.instance.is_not_distinct_from(lease.instance),
         of_model(leases, lease.tenant, lease.model),
         leases.c.ended_at.is_(None),
         leases.c.expires_at > lease.granted_at,
@@ -120,7 +121,7 @@ def check_bytes(write: Write, lease: LeaseRow, limit: int | None) -> None:
     """Raises AccessDenied (`max_bytes_per_day`)."""
     if limit is None:
         return
-    used = charged(write, lease.subject, day_of(lease.granted_at))
+    used = charged(write, lease.holder, day_of(lease.granted_at))
     if used + lease.bytes <= limit:
         return
     resets_at = to_text((lease.granted_at // DAY_MS + 1) * DAY_MS)

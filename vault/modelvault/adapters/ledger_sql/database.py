@@ -16,7 +16,7 @@ from modelvault.adapters.ledger_sql import postgresql, sqlite
 from modelvault.adapters.ledger_sql.dialect import Dialect
 from modelvault.adapters.ledger_sql.failures import damaged, translated
 from modelvault.adapters.ledger_sql.rows import MAX_ENTRY, AnyRow, Query
-from modelvault.adapters.ledger_sql.schema import entries, head, metadata
+from modelvault.adapters.ledger_sql.schema import VERSION, about, entries, head, metadata
 from modelvault.adapters.ledger_sql.watchdog import Watchdog
 from modelvault.clock import Clock
 from modelvault.errors import InvalidRequest, Unavailable
@@ -83,13 +83,16 @@ class Database:
         self._readers = self._dialect.readers(self._url, timeout_s)
         self._single = self._dialect.single(self._readers)
         self._writer = self._dialect.writer(self._url, timeout_s)
+        self._counter = self._writer
         self._watchdog = Watchdog(2 * timeout_s)
         if self._dialect is postgresql:
-            self._watchdog.watch(self._readers)
-            self._watchdog.watch(self._writer)
+            # Counters mustn't wait for a connection behind those that wait for the lock.
+            self._counter = postgresql.writer(self._url, timeout_s)
+            for engine in (self._readers, self._writer, self._counter):
+                self._watchdog.watch(engine)
         try:
             with self.read() as connection:
-                self._dialect.check_stamp(connection)
+                _check_version(*self._dialect.version(connection))
         except BaseException:
             self.close()
             raise
@@ -119,6 +122,13 @@ class Database:
         self._check_usable()
         with translated(), ExitStack() as stack:
             yield self._locked(stack)
+
+    @contextmanager
+    def counting(self) -> Iterator[Connection]:
+        """A transaction of its own for counters, without the lock on `head`."""
+        self._check_usable()
+        with translated(), self._counter.begin() as connection:
+            yield connection
 
     def _once(self, ask: Callable[[Connection], T]) -> T:
         """Ask on a connection; on another one if it turns out that the server had dropped it."""
@@ -156,8 +166,8 @@ class Database:
         self._closed = True
         if self._process == os.getpid():
             self._watchdog.close()
-        self._readers.dispose(close=self._process == os.getpid())
-        self._writer.dispose(close=self._process == os.getpid())
+        for engine in (self._readers, self._writer, self._counter):
+            engine.dispose(close=self._process == os.getpid())
 
     def _check_usable(self) -> None:
         if self._closed:
@@ -169,6 +179,22 @@ class Database:
                 "this ledger was opened before the process forked",
                 "connect again in the child process",
             )
+
+
+def _check_version(version: int, least_program: int) -> None:
+    """Raises Unavailable: `ledger_too_old`, `ledger_too_new`."""
+    if version < VERSION:
+        raise Unavailable(
+            "ledger_too_old",
+            f"the ledger has schema version {version}; this program needs {VERSION}",
+            "make a copy of it, then run `modelvault migrate`",
+        )
+    if least_program > VERSION:
+        raise Unavailable(
+            "ledger_too_new",
+            f"the ledger has schema version {version}; this program knows {VERSION}",
+            "upgrade modelvault on this machine",
+        )
 
 
 def parse_url(url: str) -> URL:
@@ -203,7 +229,8 @@ def create(url: str, timeout_s: float) -> None:
             dialect.check_empty(connection)
             metadata.create_all(connection)
             connection.execute(insert(head).values(id=1, seq=0, policy_revision=None))
-            dialect.stamp(connection)
+            connection.execute(insert(about).values(id=1, version=VERSION, least_program=VERSION))
+            dialect.mark(connection, VERSION)
     finally:
         engine.dispose()
 

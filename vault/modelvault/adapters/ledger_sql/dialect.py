@@ -36,11 +36,13 @@ class Dialect(Protocol):
         """Raises Conflict (`ledger_exists`)."""
         ...
 
-    def stamp(self, connection: Connection) -> None:
-        """Write down what this database is; part of the transaction that makes the tables."""
+    def mark(self, connection: Connection, version: int) -> None:
+        """Write down what this database is, beside what `about` says; part of the transaction that
+        makes or changes the tables."""
         ...
 
-    def check_stamp(self, connection: Connection) -> None:
-        """Raises IntegrityError (`ledger_corrupt`), Unavailable (`ledger_unavailable`,
-        `ledger_too_new`)."""
+    def version(self, connection: Connection) -> tuple[int, int]:
+        """(the schema's version, the oldest version whose programs may run on it).
+
+        Raises IntegrityError (`ledger_corrupt`), Unavailable (`ledger_unavailable`)."""
         ...

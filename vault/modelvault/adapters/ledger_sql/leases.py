@@ -125,7 +125,7 @@ def _admitted(write: Write, lease: LeaseRow, entry: Entry) -> Admission:
     write.run(
         insert(charges).values(
             lease=lease.id,
-            subject=lease.subject,
+            subject=lease.holder,
             day=admission.day_of(lease.granted_at),
             bytes=lease.bytes,
         )

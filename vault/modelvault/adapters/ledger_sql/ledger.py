@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from modelvault.adapters.ledger_sql import database
+from modelvault.adapters.ledger_sql.bundles import Bundles
 from modelvault.adapters.ledger_sql.keys import Keys
 from modelvault.adapters.ledger_sql.leases import Leases
 from modelvault.adapters.ledger_sql.log import Log
@@ -17,13 +18,14 @@ from modelvault.clock import Clock
 DEADLINE_S = 5.0
 
 
-class SqlLedger(Models, Uploads, Versions, Keys, Leases, Revocations, Log):
-    """A ledger in an SQLite file (`sqlite:////path/ledger.db`).
+class SqlLedger(Models, Uploads, Versions, Keys, Leases, Revocations, Bundles, Log):
+    """A ledger in an SQLite file (`sqlite:////path/ledger.db`) or in PostgreSQL
+    (`postgresql+psycopg://user@host/database`).
 
-    Safe for many threads of one process and for many processes; a forked child must open its own.
-    All writers stand in one line: entries get their seq under the write lock, so there are no gaps,
-    and no two transactions see the same old state. `deadline_s` is how long a call waits for the
-    lock before it is Unavailable (`ledger_unavailable`).
+    Safe for many threads of one process and for many processes, on PostgreSQL on many machines; a
+    forked child must open its own. All writers stand in one line: entries get their seq under the
+    write lock, so there are no gaps, and no two transactions see the same old state. `deadline_s`
+    is how long a call waits for the lock before it is Unavailable (`ledger_unavailable`).
     """
 
     def __init__(self, url: str, clock: Clock, deadline_s: float = DEADLINE_S) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, text
+from sqlalchemy import URL, Connection, Engine, create_engine, select, text
 from sqlalchemy.pool import QueuePool
 
 from modelvault.adapters.ledger_sql import schema
@@ -59,12 +59,15 @@ def check_empty(connection: Connection) -> None:
         )
 
 
-def stamp(connection: Connection) -> None:
-    """Nothing yet."""
+def mark(_connection: Connection, _version: int) -> None:
+    """Nothing: `about` says it all."""
 
 
-def check_stamp(connection: Connection) -> None:
-    """Raises Unavailable (`ledger_unavailable`) for a database without a ledger."""
+def version(connection: Connection) -> tuple[int, int]:
+    """(the schema's version, the oldest version whose programs may run on it).
+
+    Raises Unavailable (`ledger_unavailable`) for a database without a ledger.
+    """
     if not connection.dialect.has_table(connection, schema.head.name):
         raise Unavailable(
             "ledger_unavailable",
@@ -73,6 +76,10 @@ def check_stamp(connection: Connection) -> None:
         )
     if connection.exec_driver_sql("SHOW server_encoding").scalar_one() != "UTF8":
         raise damaged("the database isn't in UTF-8")
+    row = connection.execute(select(schema.about)).one_or_none()
+    if row is None:
+        raise damaged("it doesn't say its schema's version")
+    return int(row.version), int(row.least_program)
 
 
 def _engine(url: URL, timeout_s: float, size: int, isolation: Any, **more: str) -> Engine:  # noqa: ANN401

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-VERSION = 1  # raised by every change of this file; older files are migrated, newer ones refused
+VERSION = 2  # raised by every change of this file, which a migration of that number brings
 APPLICATION_ID = 0x4D56_4C31  # "MVL1" in the header of an SQLite file
 
 metadata = MetaData(
@@ -56,6 +56,14 @@ head = _table(
     Column("id", Integer, CheckConstraint("id = 1", name="single"), primary_key=True),
     Column("seq", _number(), nullable=False),
     Column("policy_revision", _text()),
+)
+
+# One row: the schema's version, and the oldest version whose programs may run on it.
+about = _table(
+    "about",
+    Column("id", Integer, CheckConstraint("id = 1", name="single"), primary_key=True),
+    Column("version", _number(), nullable=False),
+    Column("least_program", _number(), nullable=False),
 )
 
 entries = _table(
@@ -197,6 +205,7 @@ leases = _table(
     Column("ended_at", _number()),
     Column("end_reason", _text()),
     Column("entry_seq", _number(), ForeignKey("entries.seq"), nullable=False),
+    Column("instance", _text()),
     CheckConstraint("bound IN (0, 1)", name="bound"),
     CheckConstraint("bytes >= 0", name="bytes"),
     CheckConstraint("expires_at <= total_until", name="total"),
@@ -232,3 +241,20 @@ revocations = _table(
     CheckConstraint("kind IN ('principal', 'lease', 'version')", name="kind"),
 )
 Index(None, revocations.c.kind, revocations.c.target)
+
+# Policies that a service keeps, by the hash of their contents.
+bundles = _table(
+    "bundles",
+    Column("revision", _text(), primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+    Column("kept_at", _number(), nullable=False),
+)
+
+# What all brokers count together: requests of somebody in a stretch of time.
+counters = _table(
+    "counters",
+    Column("bucket", _text(), primary_key=True),
+    Column("window", _number(), primary_key=True, autoincrement=False),
+    Column("total", _number(), nullable=False),
+)
+Index(None, counters.c.window)

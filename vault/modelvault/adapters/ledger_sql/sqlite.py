@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event, select
 from sqlalchemy.pool import QueuePool
 
 from modelvault.adapters.ledger_sql import schema
@@ -149,10 +149,10 @@ def _on_connect(engine: Engine, timeout_s: float, last: str) -> None:
             connection.execute(f"PRAGMA {pragma}").close()
 
 
-def stamp(connection: Connection) -> None:
+def mark(connection: Connection, version: int) -> None:
     """Write what the file is into its header; part of the transaction that makes the tables."""
     connection.exec_driver_sql(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-    connection.exec_driver_sql(f"PRAGMA user_version = {schema.VERSION}")
+    connection.exec_driver_sql(f"PRAGMA user_version = {int(version)}")
 
 
 def check_empty(connection: Connection) -> None:
@@ -163,16 +163,18 @@ def check_empty(connection: Connection) -> None:
         )
 
 
-def check_stamp(connection: Connection) -> None:
-    """Raises IntegrityError (`ledger_corrupt`) for a file that isn't a ledger, and Unavailable
-    (`ledger_too_new`, `ledger_too_old`) for another schema version."""
+def version(connection: Connection) -> tuple[int, int]:
+    """(the schema's version, the oldest version whose programs may run on it).
+
+    Raises IntegrityError (`ledger_corrupt`) for a file that isn't a ledger.
+    """
     application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
-    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    if application != schema.APPLICATION_ID or version < 1:
+    found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    if application != schema.APPLICATION_ID or found < 1:
         raise damaged("the file isn't a ledger of modelvault")
-    if version > schema.VERSION:
-        raise Unavailable(
-            "ledger_too_new",
-            f"the ledger has schema version {version}; this program knows {schema.VERSION}",
-            "upgrade modelvault on this machine",
-        )
+    if not connection.dialect.has_table(connection, schema.about.name):
+        return int(found), int(found)
+    row = connection.execute(select(schema.about)).one_or_none()
+    if row is None or row.version != found:
+        raise damaged("it isn't sure about its schema's version")
+    return int(found), int(row.least_program)
