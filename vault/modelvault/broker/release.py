@@ -117,6 +117,7 @@ class Releaser:
             total_until=total_until,
             revision=decision.revision,
             decision_id=decision.decision_id,
+            instance=principal.instance,
         )
 
     def _seal(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from modelvault.access import Caller, Principal
 from modelvault.ports.broker import Broker, Steward
 from modelvault.wire import bodies
@@ -22,11 +24,7 @@ def _explain(to: Steward, who: Caller, body: bodies.ExplainAsk) -> Any:  # noqa:
     told = body.subject
     subject = None
     if told is not None:
-        subject = Principal(
-            id=told.id, issuer=told.issuer, groups=told.groups, claims=told.claims,
-            bound_by=told.bound_by, key_hash=told.key_hash, issued_at=told.issued_at,
-            expires_at=told.expires_at,
-        )  # fmt: skip
+        subject = Principal(**msgspec.structs.asdict(told))
     return to.explain(
         who, action=body.action, reference=body.reference, purpose=body.purpose, subject=subject
     )

@@ -100,6 +100,7 @@ class Subject(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     id: Text
     issuer: Text
+    instance: Text | None = None
     groups: tuple[Text, ...]
     claims: dict[str, Any]
     bound_by: Literal["bearer", "key"] = "bearer"
