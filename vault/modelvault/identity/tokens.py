@@ -52,9 +52,9 @@ def verify(
     Raises AuthenticationError: `token_too_large`, `malformed_token`, `forbidden_header`,
     `wrong_type`, `unsigned_token`, `unknown_issuer`, `wrong_algorithm`, `unknown_signing_key`,
     `bad_signature`, `missing_claim`, `unfit_claim`, `token_lifetime`, `token_expired`,
-    `token_not_yet_valid`, `wrong_audience`, `bound_to_other_key`. Raises Unavailable (`issuer_unavailable`) when the
-    issuer's keys can't be had; InvalidRequest (`bad_issuers`) for a bad configuration. No message
-    holds any part of the token but names of claims and headers.
+    `token_not_yet_valid`, `wrong_audience`, `bound_to_other_key`. Raises Unavailable
+    (`issuer_unavailable`) when the issuer's keys can't be had; InvalidRequest (`bad_issuers`) for
+    a bad configuration. No message holds any part of the token but names of claims and headers.
     """
     header, payload = _split(token)
     _check_header(header)
