@@ -25,6 +25,12 @@ class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the file may say, for all or for one profile."""
 
     home: str | None = None
+    broker: str | None = None
+    ca: str | None = None
+    store_ca: str | None = None
+    trust: str | None = None
+    certificate: str | None = None
+    key: str | None = None
     token_file: str | None = None
     passphrase_file: str | None = None
     threads: int | None = None
@@ -35,10 +41,21 @@ class _File(FileSettings, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings in force. The repr shows neither token nor passphrase; no pickle either."""
+    """The settings in force. The repr shows neither token nor passphrase; no pickle either.
+
+    `broker` is the address of one to talk to instead of a home; `ca` and `store_ca` are the PEM
+    files that it and the object store are verified with, `trust` is the vault's trust file.
+    """
 
     home: Path
     config_home: Path
+    state_home: Path
+    broker: str | None = None
+    ca: Path | None = None
+    store_ca: Path | None = None
+    trust: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
     token: str | None = None
     token_file: Path | None = None
     passphrase: str | None = None
@@ -65,24 +82,61 @@ def read(
     `threads` is at most 64, and the machine's `cpus` where nobody says. Raises InvalidRequest
     (`bad_settings`) naming what is wrong, NotFound (`no_profile`).
     """
-    base = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME") or "~") / ".config")
-    config_home = base.expanduser() / "modelvault"
-    told = _told(env, config_home, profile or env.get("MODELVAULT_PROFILE"))
-    chosen = home or _path(env.get("MODELVAULT_HOME") or told.home)
+    user = _user_home(env)
+    config_home = _expanded(env.get("XDG_CONFIG_HOME"), user / ".config", user) / "modelvault"
+    state_home = _expanded(env.get("XDG_STATE_HOME"), user / ".local/state", user) / "modelvault"
+    told = _told(env, config_home, profile or env.get("MODELVAULT_PROFILE"), user)
+
+    def path(variable: str, from_file: str | None) -> Path | None:
+        text = env.get(variable) or from_file
+        return None if not text else _expanded(text, user, user)
+
     return Settings(
-        home=(chosen or Path(env.get("HOME") or "~") / ".modelvault").expanduser().absolute(),
+        home=_absolute(home, path("MODELVAULT_HOME", told.home), user / ".modelvault"),
         config_home=config_home.absolute(),
+        state_home=state_home.absolute(),
+        broker=env.get("MODELVAULT_BROKER") or told.broker,
+        ca=path("MODELVAULT_CA", told.ca),
+        store_ca=path("MODELVAULT_STORE_CA", told.store_ca),
+        trust=path("MODELVAULT_TRUST", told.trust),
+        certificate=path("MODELVAULT_CERTIFICATE", told.certificate),
+        key=path("MODELVAULT_KEY", told.key),
         token=token if token is not None else env.get("MODELVAULT_TOKEN"),
-        token_file=_path(env.get("MODELVAULT_TOKEN_FILE") or told.token_file),
+        token_file=path("MODELVAULT_TOKEN_FILE", told.token_file),
         passphrase=env.get("MODELVAULT_PASSPHRASE"),
-        passphrase_file=_path(env.get("MODELVAULT_PASSPHRASE_FILE") or told.passphrase_file),
+        passphrase_file=path("MODELVAULT_PASSPHRASE_FILE", told.passphrase_file),
         threads=_threads(env.get("MODELVAULT_THREADS"), told.threads, cpus),
     )
 
 
-def _told(env: Mapping[str, str], config_home: Path, profile: str | None) -> FileSettings:
+def _user_home(env: Mapping[str, str]) -> Path:
+    """The user's folder. A container's user may have none, and no name either: then nothing is
+    kept between runs, and nothing else is missing."""
+    if env.get("HOME"):
+        return Path(env["HOME"])
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/nonexistent")
+
+
+def _expanded(text: str | None, otherwise: Path, user: Path) -> Path:
+    if not text:
+        return otherwise
+    return user / text[2:] if text.startswith("~/") else Path(text)
+
+
+def _absolute(given: Path | None, named: Path | None, otherwise: Path) -> Path:
+    if given is not None and str(given).startswith("~"):
+        given = given.expanduser()
+    return (given or named or otherwise).absolute()
+
+
+def _told(
+    env: Mapping[str, str], config_home: Path, profile: str | None, user: Path
+) -> FileSettings:
     named = env.get("MODELVAULT_CONFIG")
-    path = Path(named).expanduser() if named else config_home / "config.toml"
+    path = _expanded(named, config_home / "config.toml", user)
     file = _read_file(path, must_exist=named is not None)
     if profile is None:
         return file
@@ -125,10 +179,6 @@ def _threads(text: str | None, told: int | None, cpus: int | None) -> int:
     if not 1 <= wanted <= MAX_THREADS:
         raise InvalidRequest("bad_settings", f"threads: {wanted}", f"set 1 to {MAX_THREADS}")
     return wanted
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text).expanduser() if text else None
 
 
 def _bad(path: Path, why: str) -> InvalidRequest:

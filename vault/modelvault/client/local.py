@@ -25,9 +25,7 @@ class Mint(Protocol):
 
 
 class Local(msgspec.Struct, frozen=True, kw_only=True):
-    """`freeze_policy` keeps the edited policies as a revision and returns it; `close` lets go of
-    ledger, engine and keys."""
+    """`freeze_policy` keeps the edited policies as a revision and returns it."""
 
     mint: Mint
     freeze_policy: Callable[[], str]
-    close: Callable[[], None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -49,10 +49,17 @@ class Session:
     `[tenant/]name[:tag | @version | @sha256:...]`.
     """
 
-    def __init__(self, context: Context, local: Local | None = None) -> None:
-        """`local` is what only the owner of an embedded vault's home can do."""
+    def __init__(
+        self,
+        context: Context,
+        local: Local | None = None,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`local` is what only the owner of an embedded vault's home can do; `close` lets go of
+        what the context holds."""
         self._context = context
         self._local = local
+        self._let_go = close
         self._models: weakref.WeakSet[Model] = weakref.WeakSet()
         self._closed = False
 
@@ -302,8 +309,7 @@ class Session:
         for model in builtins.list(self._models):
             model.close()
         self._closed = True
-        if self._local is not None:
-            self._local.close()
+        self._let_go()
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,14 @@ paths, whose number nobody bounds and which are nobody's business outside the va
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    start_http_server,
+)
 
 _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
@@ -48,6 +55,13 @@ class Metrics:
             ("part",),
             registry=self._registry,
         )
+
+    def listen(self, host: str, port: int) -> None:
+        """Serve them on a port of their own, from a thread that ends with the process.
+
+        Raises OSError where the port is taken.
+        """
+        start_http_server(port, host, registry=self._registry)
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -74,23 +74,27 @@ def connect(
     profile: str | None = None,
     token: str | None = None,
 ) -> Session:
-    """Open the embedded vault in `home` (MODELVAULT_HOME, the profile's, or ~/.modelvault).
+    """A session with a broker, or with the embedded vault of a home folder.
 
-    `token` (or MODELVAULT_TOKEN, or the file MODELVAULT_TOKEN_FILE) says who is asking; without
-    any, the home's default identity is. A `url` of a broker is InvalidRequest (`no_broker`) in
-    this version. Raises NotFound (`no_home`), AuthenticationError (`wrong_root_key`).
+    `url` is a broker's address (or MODELVAULT_BROKER, or the profile's `broker`), unless a `home`
+    is named; without any the home's (MODELVAULT_HOME, the profile's, or ~/.modelvault) vault is
+    opened in this process. `token` (or MODELVAULT_TOKEN, or the file MODELVAULT_TOKEN_FILE) says
+    who is asking; without any, an embedded home's default identity is.
+
+    Raises NotFound (`no_home`, `no_trust_file`), AuthenticationError (`wrong_root_key`,
+    `no_token`), InvalidRequest (`bad_broker`).
     """
-    from modelvault.errors import InvalidRequest
-    from modelvault.wiring import joining, roots
+    from modelvault.wiring import roots
     from modelvault.wiring.home import Home
 
-    if url is not None:
-        raise InvalidRequest(
-            "no_broker",
-            "a broker's address isn't understood in this version: only embedded vaults are",
-            "leave the address out, and name a home folder instead",
-        )
     settings = _settings(home, profile, token)
+    address = url or (settings.broker if home is None else None)
+    if address is not None:
+        from modelvault.wiring import remote
+
+        return remote.session(address, settings)
+    from modelvault.wiring import joining
+
     return joining.session(Home(settings.home), settings, roots.terminal())
 
 

@@ -50,9 +50,8 @@ def _joined(home: Home, settings: Settings, parts: Parts) -> Session:
     local = Local(
         mint=minting,
         freeze_policy=lambda: parts.policies.publish(parts.policies.working()),
-        close=parts.close,
     )
-    return Session(context, local)
+    return Session(context, local, parts.close)
 
 
 def _source(settings: Settings, minting: _Minting) -> TokenSource:

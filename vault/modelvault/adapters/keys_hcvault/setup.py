@@ -16,7 +16,12 @@ from modelvault.adapters.keys_hcvault.connection import Connection, Refused, una
 from modelvault.adapters.keys_hcvault.login import Granted
 from modelvault.adapters.keys_hcvault.server import Server
 from modelvault.adapters.keys_hcvault.service import data_of
-from modelvault.adapters.keys_hcvault.signer import OPA_KEY, key_name
+from modelvault.adapters.keys_hcvault.signer import (
+    OPA_KEY,
+    HcvaultBundleSigner,
+    HcvaultSigner,
+    key_name,
+)
 from modelvault.clock import Clock, boot_ms
 from modelvault.errors import InvalidRequest
 from modelvault.ports.keys import SigningPurpose
@@ -91,8 +96,9 @@ class Setup:
         """What a role's policy is called."""
         return f"{self._server.mount}-{role}"
 
-    def approle(self, role: str, mount: str = "approle") -> Credential:
-        """An AppRole with the role's policy alone, and a fresh secret id of it."""
+    def approle(self, role: str, mount: str = "approle", role_id: str | None = None) -> Credential:
+        """An AppRole with the role's policy alone, under `role_id` where one is given, and a fresh
+        secret id of it."""
         methods = self._call(lambda client: client.sys.list_auth_methods())
         if f"{mount}/" not in data_of(methods):
             self._call(lambda client: client.sys.enable_auth_method("approle", path=mount))
@@ -104,12 +110,22 @@ class Setup:
             "token_max_ttl": TOKEN_MAX_TTL,
         }
         self._post(path, settings)
-        role_id = data_of(self._call(lambda client: client.read(f"{path}/role-id")))
+        if role_id is not None:
+            self._post(f"{path}/role-id", {"role_id": role_id})
+        told = data_of(self._call(lambda client: client.read(f"{path}/role-id")))
         secret_id = data_of(self._post(f"{path}/secret-id", {}))
-        texts = (role_id.get("role_id"), secret_id.get("secret_id"))
+        texts = (told.get("role_id"), secret_id.get("secret_id"))
         if not all(isinstance(text, str) and text for text in texts):
             raise unavailable("its answer can't be read")
         return Credential(role_id=str(texts[0]), secret_id=str(texts[1]))
+
+    def signer(self, purposes: Sequence[SigningPurpose] = PURPOSES) -> HcvaultSigner:
+        """What signs with the administrator's own rights: for the first documents of a vault."""
+        return HcvaultSigner(dict.fromkeys(purposes, self._connection))
+
+    def bundle_signer(self) -> HcvaultBundleSigner:
+        """As `signer`, for OPA's bundles."""
+        return HcvaultBundleSigner(self._connection)
 
     def close(self) -> None:
         """Let go of the connection and forget the token."""

@@ -212,6 +212,14 @@ def parse_url(url: str) -> URL:
     return parsed
 
 
+def with_password(url: str, password: str | None) -> str:
+    """The URL with a password in it: to be opened, and never to be shown."""
+    parsed = parse_url(url)
+    if password is None:
+        return url
+    return parsed.set(password=password).render_as_string(hide_password=False)
+
+
 def dialect_of(url: URL) -> Dialect:
     """What is peculiar to the database that the URL names."""
     return _DIALECTS[url.drivername]

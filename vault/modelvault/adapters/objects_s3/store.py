@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -12,7 +13,7 @@ from modelvault.adapters.objects_s3.bucket import Bucket, translated
 from modelvault.artifact.grouping import Group, group
 from modelvault.artifact.parallel import run_blocks
 from modelvault.clock import Clock, utc_ms
-from modelvault.errors import IntegrityError, ModelVaultError
+from modelvault.errors import Conflict, IntegrityError, InvalidRequest, ModelVaultError
 from modelvault.ports.objects import NAME, ObjectInfo, PutPart, check_name
 
 
@@ -130,6 +131,25 @@ class S3Store:
                         removed += 1
         return removed
 
+    def check(self) -> None:
+        """Whether the bucket is there, can be written to, and overwrites nothing.
+
+        Raises Unavailable (`store_unavailable`), InvalidRequest (`bad_store`).
+        """
+        name = "objects/" + secrets.token_hex(16)
+        self.put(name, [1], _nothing)
+        try:
+            self.put(name, [1], _nothing)
+        except Conflict:
+            return
+        finally:
+            self.delete(name)
+        raise InvalidRequest(
+            "bad_store",
+            "the object store overwrites what is there: it doesn't heed If-None-Match",
+            "use a store that does (Amazon S3, and most others today)",
+        )
+
     # multipart
 
     def begin(self, name: str) -> str:
@@ -246,6 +266,10 @@ class S3Store:
 
 def _ms(moment: datetime) -> int:
     return int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1))
+
+
+def _nothing(_part: int, buffer: memoryview) -> None:
+    buffer[:] = bytes(len(buffer))
 
 
 def _truncated(name: str) -> IntegrityError:

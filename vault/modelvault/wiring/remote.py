@@ -1,0 +1,71 @@
+"""A session with a broker: nothing in this process but its own token and the trust file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modelvault import clock as clocks
+from modelvault.client.context import Context
+from modelvault.client.credentials import Credentials, choose
+from modelvault.client.pins import Pins, read_trust
+from modelvault.client.session import Session
+from modelvault.errors import AuthenticationError, NotFound, unframed
+from modelvault.settings import Settings
+
+LEAST_THREADS = 4  # requests to a store wait for one another more than for the processor
+
+
+def session(url: str, settings: Settings) -> Session:
+    """Speak to the broker at `url`. No request is made yet.
+
+    Raises InvalidRequest (`bad_broker`, `bad_tls_files`), NotFound (`no_trust_file`),
+    AuthenticationError (`no_token`).
+    """
+    from modelvault.adapters.broker_http import Address, Connection, RemoteBroker
+    from modelvault.adapters.objects_http import HttpPlaces
+    from modelvault.adapters.objects_http.transport import Transport
+
+    address = Address(url=url, ca=settings.ca, certificate=settings.certificate, key=settings.key)
+    trust = read_trust(_trust_path(settings))
+    credentials = _credentials(settings)
+    threads = max(settings.threads, LEAST_THREADS)
+    broker = RemoteBroker(Connection(address))
+    transport = Transport(ca=settings.store_ca or settings.ca, connections=4 * threads)
+    context = Context(
+        broker=broker,
+        steward=broker,
+        places=HttpPlaces(broker, credentials.caller, transport, clocks.boot_ms, threads),
+        credentials=credentials,
+        trust=trust,
+        pins=Pins(settings.state_home / trust.vault / "pins.json", trust.vault),
+        clock=clocks.boot_ms,
+        threads=threads,
+    )
+
+    def close() -> None:
+        broker.close()
+        transport.close()
+
+    return Session(context, close=close)
+
+
+def _trust_path(settings: Settings) -> Path:
+    path = settings.trust or settings.config_home / "trust.json"
+    if not path.exists():
+        raise NotFound(
+            "no_trust_file",
+            f"there is no trust file at {path}",
+            "get it from the vault's admin by another way than the broker, and name it with "
+            "MODELVAULT_TRUST or the profile's `trust`",
+        )
+    return path
+
+
+def _credentials(settings: Settings) -> Credentials:
+    from importlib.metadata import version
+
+    try:
+        source = choose(token=settings.token, token_file=settings.token_file)
+    except AuthenticationError as refused:
+        raise unframed(refused) from None
+    return Credentials(source, f"modelvault/{version('encrypted-model-vault')}")
