@@ -45,6 +45,7 @@ COMMANDS = {
     "token": Entry(_ADMIN, "identity:token", "Mint short-lived tokens."),
     "audit": Entry(_WATCH, "audit:audit", "Read the audit log."),
     "whoami": Entry(_WATCH, "identity:whoami", "Show whom the vault takes you for."),
+    "serve": Entry(_WATCH, "serve:serve", "Serve a vault to many, over HTTP."),
     "doctor": Entry(_WATCH, "doctor:doctor", "Check the installation and say how to mend it."),
     "gc": Entry(_WATCH, "vault:gc", "Remove what was deleted, and what dead pushes left."),
     "demo": Entry(_SELF, "demo:demo", "See the whole of it on a real model, in half a minute."),

@@ -127,6 +127,10 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
 
+    def until(self, ready: Callable[[], bool], seconds: float = READY_S) -> None:
+        """Wait for something that this server does later."""
+        self._wait(ready, seconds)
+
     def _wait(self, ready: Callable[[], bool], seconds: float) -> None:
         until = time.monotonic() + seconds
         while not ready():

@@ -7,7 +7,7 @@ import hmac
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import anyio.to_thread
 import msgspec
@@ -64,7 +64,8 @@ def _endpoint(service: Service, side: object, call: Call) -> Callable[..., Respo
         requests.caller(request, service.proxies)
         return await requests.body(request, call.limit)
 
-    def endpoint(request: Request, data: Annotated[bytes, Depends(read)]) -> Response:
+    # As a default and not as Annotated: FastAPI can't resolve a local name in an annotation.
+    def endpoint(request: Request, data: bytes = Depends(read)) -> Response:
         request.scope["modelvault.call"] = call.name
         who = requests.caller(request, service.proxies)
         body = requests.value(call, request, data)

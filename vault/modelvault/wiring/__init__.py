@@ -7,7 +7,7 @@ to nothing, and a command loads only what it uses.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -84,11 +84,22 @@ def connect(
     Raises NotFound (`no_home`, `no_trust_file`), AuthenticationError (`wrong_root_key`,
     `no_token`), InvalidRequest (`bad_broker`).
     """
+    settings = _settings(home, profile, token)
+    return _connected(url, settings, embedded=home is not None)
+
+
+def connect_with(env: Mapping[str, str], url: str | None = None) -> Session:
+    """As `connect`, by what `env` holds and not by this process's environment."""
+    from modelvault import settings
+
+    return _connected(url, settings.read(env, cpus=os.cpu_count()), embedded=False)
+
+
+def _connected(url: str | None, settings: Settings, *, embedded: bool) -> Session:
     from modelvault.wiring import roots
     from modelvault.wiring.home import Home
 
-    settings = _settings(home, profile, token)
-    address = url or (settings.broker if home is None else None)
+    address = url or (None if embedded else settings.broker)
     if address is not None:
         from modelvault.wiring import remote
 

@@ -36,12 +36,14 @@ ACTOR = "init"
 
 
 class Founded(msgspec.Struct, frozen=True, kw_only=True):
-    """A new vault: its id, where its trust file is, the policy in force, and who may do all."""
+    """A new vault: its id, where its trust file is, the policy in force, who may do all, and the
+    key in PEM that OPA verifies bundles with."""
 
     vault: str
     trust: Path
     policy_revision: str
     admins: tuple[str, ...]
+    opa_key: str | None
 
 
 def found(told: Deployment, admin_token: str, admins: Sequence[str]) -> Founded:
@@ -84,12 +86,13 @@ def found(told: Deployment, admin_token: str, admins: Sequence[str]) -> Founded:
             revision=revision,
         )
         ledger.set_policy_revision(revision, entry)
-    return Founded(
-        vault=trust.vault,
-        trust=told.vault.trust,
-        policy_revision=revision,
-        admins=tuple(admins),
-    )
+        return Founded(
+            vault=trust.vault,
+            trust=told.vault.trust,
+            policy_revision=revision,
+            admins=tuple(admins),
+            opa_key=None if opa is None else opa.public_pem(),
+        )
 
 
 def _check_admins(told: Deployment, admins: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from modelvault import clock as clocks
@@ -37,7 +38,7 @@ def session(url: str, settings: Settings) -> Session:
         places=HttpPlaces(broker, credentials.caller, transport, clocks.boot_ms, threads),
         credentials=credentials,
         trust=trust,
-        pins=Pins(settings.state_home / trust.vault / "pins.json", trust.vault),
+        pins=Pins(_memory(settings, trust.vault), trust.vault),
         clock=clocks.boot_ms,
         threads=threads,
     )
@@ -47,6 +48,15 @@ def session(url: str, settings: Settings) -> Session:
         transport.close()
 
     return Session(context, close=close)
+
+
+def _memory(settings: Settings, vault: str) -> Path:
+    """Where what was seen is kept. A job without a folder of its own keeps it while it runs: it
+    trusts its broker for freshness, as docs/threat-model.md says."""
+    folder = settings.state_home / vault
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / "pins.json"
 
 
 def _trust_path(settings: Settings) -> Path:

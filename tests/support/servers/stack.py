@@ -1,0 +1,235 @@
+"""The whole of a served vault on loopback: key service, policy server, store, database, issuer,
+and brokers with TLS, each a real process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import requests
+import trustme
+
+from modelvault import deployment, wiring
+from modelvault.client.session import Session
+from modelvault.identity.binding import plain_audience
+from modelvault.policy import opa_server
+from modelvault.wiring import founding
+from support.opa import opa
+from support.servers.hcvault import ROOT, DevServer
+from support.servers.issuer import LocalIssuer
+from support.servers.postgresql import FAST, Cluster
+from support.servers.process import Process, free_port
+from support.servers.s3 import S3Server
+
+ADMINS = "idp:vault-admins"
+TEMPLATE = """
+[vault]
+trust = "trust.json"
+segment_length = {segment}
+
+[serve]
+port = {port}
+threads = 16
+tls = {{certificate = "tls/server.pem", key = "tls/server.key"}}
+
+[keys]
+address = "{hcvault}"
+mount = "{mount}"
+broker = {{approle = {{role_id = "{mount}-broker", secret_id_file = "secrets/broker"}}}}
+steward = {{approle = {{role_id = "{mount}-steward", secret_id_file = "secrets/steward"}}}}
+
+[ledger]
+url = "{ledger}"
+
+[objects]
+bucket = "{bucket}"
+prefix = "{prefix}"
+endpoint = "{s3}"
+path_style = true
+credentials_file = "{credentials}"
+
+[policy]
+bundle_token_file = "secrets/opa-bundle"
+opa = {{address = "http://127.0.0.1:{opa}", token_file = "secrets/opa", deadline_s = 5.0}}
+
+[[issuers]]
+name = "idp"
+iss = "{iss}"
+jwks = "{jwks}"
+algorithms = ["ES256"]
+"""
+
+
+class Stack:
+    """One served vault. Everything lies in `folder`; `close` ends every process by its own pid."""
+
+    def __init__(
+        self,
+        *,
+        brokers: int = 1,
+        segment: int = 1 << 20,
+        say: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        self._closing = ExitStack()
+        self.folder = Path(tempfile.mkdtemp(prefix="modelvault-stack-"))
+        try:
+            self._start(brokers, segment, say)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, brokers: int, segment: int, say: Callable[[str], None]) -> None:
+        say("certificates")
+        self._certificates()
+        say("issuer")
+        self.issuer = LocalIssuer()
+        self._closing.callback(self.issuer.close)
+        say("HashiCorp Vault")
+        self.hcvault = DevServer("hcvault")
+        self._closing.callback(self.hcvault.stop)
+        say("PostgreSQL")
+        self.postgresql = Cluster(*FAST)
+        self._closing.callback(self.postgresql.stop)
+        say("versitygw (S3)")
+        self.s3 = S3Server("versitygw")
+        self._closing.callback(self.s3.stop)
+        self.ports = [free_port() for _ in range(brokers)]
+        self.opa_port = free_port()
+        for name in ("opa", "opa-bundle"):
+            self._secret(name, secrets.token_urlsafe(24))
+        self.database = self.postgresql.fresh()
+        self.mount = f"mv{secrets.token_hex(4)}"
+        self.prefix = f"{secrets.token_hex(4)}/"
+        self.configs = [
+            self._config(number, port, segment) for number, port in enumerate(self.ports)
+        ]
+        say("a new vault")
+        self.founded = founding.found(deployment.read(self.configs[0]), ROOT, [ADMINS])
+        say("OPA")
+        self.opa = self._opa()
+        self._closing.callback(self.opa.stop)
+        self.brokers = []
+        for number in range(brokers):
+            say(f"broker {number + 1}")
+            self.brokers.append(self.broker(number))
+        self._wait_for_policy()
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"https://127.0.0.1:{port}" for port in self.ports]
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "tls" / "ca.pem"
+
+    @property
+    def trust(self) -> Path:
+        return self.folder / "trust.json"
+
+    def token(self, sub: str, *groups: str, **claims: object) -> str:
+        return self.issuer.token(plain_audience(self.founded.vault), sub, groups, **claims)
+
+    def admin(self) -> str:
+        return self.token("olga", "vault-admins")
+
+    def connect(self, token: str, broker: int = 0) -> Session:
+        """A session as a job on another machine has it: address, CA, trust file, token."""
+        client = self.folder / "clients" / secrets.token_hex(4)
+        environment = {
+            "MODELVAULT_CA": str(self.ca),
+            "MODELVAULT_TRUST": str(self.trust),
+            "MODELVAULT_TOKEN": token,
+            "HOME": str(client),
+        }
+        return wiring.connect_with(environment, self.urls[broker])
+
+    def broker(self, number: int) -> Process:
+        """Start a broker; whoever does so again has stopped it before."""
+        url = self.urls[number]
+        process = Process(
+            [Path(sys.executable).with_name("modelvault"), "serve", self.configs[number]],
+            log=self.folder / f"broker-{number}.log",
+            ready=lambda: self._answers(f"{url}/healthz"),
+            env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **coverage_environment()},
+        )
+        self._closing.callback(process.stop)
+        return process
+
+    def close(self) -> None:
+        self._closing.close()
+        subprocess.run(["rm", "-rf", str(self.folder)], check=False)
+
+    def _certificates(self) -> None:
+        tls = self.folder / "tls"
+        tls.mkdir()
+        authority = trustme.CA()
+        leaf = authority.issue_cert("127.0.0.1", "localhost")
+        authority.cert_pem.write_to_path(str(tls / "ca.pem"))
+        leaf.private_key_pem.write_to_path(str(tls / "server.key"))
+        (tls / "server.pem").write_bytes(b"".join(each.bytes() for each in leaf.cert_chain_pems))
+
+    def _secret(self, name: str, text: str) -> Path:
+        path = self.folder / "secrets" / name
+        path.parent.mkdir(exist_ok=True, mode=0o700)
+        path.write_text(text)
+        path.chmod(0o600)
+        return path
+
+    def _config(self, number: int, port: int, segment: int) -> Path:
+        path = self.folder / f"broker-{number}.toml"
+        text = TEMPLATE.format(
+            segment=segment,
+            port=port,
+            hcvault=self.hcvault.address,
+            mount=self.mount,
+            ledger=self.postgresql.url(self.database),
+            bucket=self.s3.bucket().name,
+            prefix=self.prefix,
+            s3=self.s3.endpoint,
+            credentials=self.s3.credentials,
+            opa=self.opa_port,
+            iss=self.issuer.iss,
+            jwks=self.issuer.url,
+        )
+        path.write_text(text)
+        return path
+
+    def _opa(self) -> Process:
+        config = self.folder / "opa.json"
+        told = opa_server.config(
+            self.urls[0],
+            self.founded.opa_key or "",
+            token_file=self.folder / "secrets" / "opa-bundle",
+            ca=self.ca,
+        )
+        config.write_text(json.dumps(told))
+        token = (self.folder / "secrets" / "opa").read_text()
+        return Process(
+            opa_server.command(opa(), f"127.0.0.1:{self.opa_port}", config),
+            log=self.folder / "opa.log",
+            ready=lambda: self._answers(f"http://127.0.0.1:{self.opa_port}/health"),
+            env={"PATH": os.environ["PATH"], **opa_server.environment(token)},
+        )
+
+    def _wait_for_policy(self) -> None:
+        """Until OPA has fetched the first bundle from a broker."""
+        health = f"http://127.0.0.1:{self.opa_port}/health?bundles"
+        self.opa.until(lambda: self._answers(health))
+
+    def _answers(self, url: str) -> bool:
+        try:
+            return requests.get(url, timeout=2, verify=str(self.ca)).status_code == 200
+        except requests.RequestException:
+            return False
+
+
+def coverage_environment() -> dict[str, str]:
+    """What makes a child of ours count its lines too, where the tests do."""
+    return {name: text for name, text in os.environ.items() if name.startswith(("COV", "PYTHON"))}
