@@ -75,8 +75,10 @@ def _at(payload: Mapping[str, Any], field: Field) -> object:
 
 
 def _text(value: object, field: Field) -> str | None:
-    # Issuers write ids as digits or as numbers, one of them today so and tomorrow so.
-    if isinstance(value, int) and not isinstance(value, bool):
+    # Issuers write ids as digits or as numbers, and yes and no as text or not.
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
         return str(value)
     # Some write an empty text where they have nothing to say.
     if value is None or value == "":

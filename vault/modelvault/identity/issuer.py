@@ -26,9 +26,9 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     """A claim that is given a name, to be used in subject and groups.
 
     `path` leads to it (`("kubernetes.io", "pod", "uid")`). The claim is text, or a whole number
-    taken as its decimal digits; the whole of it must match `pattern` and be one of `values`, where
-    there are any. A token whose claim doesn't fit is refused, and one without it as well unless
-    the field is `optional`.
+    or boolean, taken as JSON writes it; the whole of it must match `pattern` and be one of
+    `values`, where there are any. A token whose claim doesn't fit is refused, and one without it
+    as well unless the field is `optional`.
     """
 
     name: str

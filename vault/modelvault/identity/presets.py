@@ -64,11 +64,11 @@ class Trusted(msgspec.Struct, frozen=True):
 
 
 class _Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What all kinds have. At most one of `jwks_url` and `jwks_file`; kinds with a known URL need
+    """What all kinds have. At most one of `jwks` and `jwks_file`; kinds with a known URL need
     none."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}\Z")]
-    jwks_url: _Text | None = None
+    jwks: _Text | None = None
     jwks_file: Path | None = None
     ca: Path | None = None
     token_file: Path | None = None
@@ -81,14 +81,14 @@ class _Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     unknown_s: Annotated[float, Meta(ge=1, le=3600)] = 10
 
     def _keys(self, url: str | None) -> KeySource:
-        if self.jwks_url is not None and self.jwks_file is not None:
-            raise ValueError("name one of jwks_url and jwks_file")
-        if self.jwks_url is None and self.jwks_file is None and url is None:
-            raise ValueError("name jwks_url or jwks_file: keys are never looked for elsewhere")
+        if self.jwks is not None and self.jwks_file is not None:
+            raise ValueError("name one of jwks and jwks_file")
+        if self.jwks is None and self.jwks_file is None and url is None:
+            raise ValueError("name jwks or jwks_file: keys are never looked for elsewhere")
         if self.stale_s < self.refresh_s:
             raise ValueError("stale_s is shorter than refresh_s")
         return KeySource(
-            url=None if self.jwks_file else self.jwks_url or url,
+            url=None if self.jwks_file else self.jwks or url,
             file=self.jwks_file,
             ca=self.ca,
             token_file=self.token_file,
@@ -246,8 +246,10 @@ class Oidc(_Common, frozen=True, kw_only=True, tag_field="kind", tag="oidc"):
         return Trusted(issuer, self._keys(None))
 
 
-def read(told: Iterable[Mapping[str, Any]], folder: Path) -> tuple[Trusted, ...]:
+def read(told: Iterable[Mapping[str, Any]], folder: Path = Path()) -> tuple[Trusted, ...]:
     """The issuers of a configuration, relative paths counted from `folder`.
+
+    One that says no `kind` is of the kind `oidc`.
 
     Raises InvalidRequest (`bad_issuers`) that names the issuer and the field.
     """
@@ -264,7 +266,7 @@ def _one(told: dict[str, Any], folder: Path) -> Trusted:
 
     try:
         kind: Kubernetes | GitHub | GitLab | Oidc = msgspec.convert(
-            told, Kubernetes | GitHub | GitLab | Oidc, dec_hook=decode
+            {"kind": "oidc"} | told, Kubernetes | GitHub | GitLab | Oidc, dec_hook=decode
         )
         return kind.trusted()
     except (ValueError, msgspec.ValidationError) as error:

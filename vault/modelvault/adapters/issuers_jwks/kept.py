@@ -1,283 +1,185 @@
-"""Issuers' public keys out of the JWKS documents (RFC 7517) that the configuration names.
+"""One issuer's keys, kept fresh by a thread of their own.
 
-Once an issuer's keys are known no request waits for it: they are fetched anew in the background,
-and while that fails the known ones count on, for a bounded time. A key id that isn't known makes
-one fetch, and not more often than every few seconds, however many tokens name one: a flood of
-invented ids doesn't reach the issuer. Nothing is ever fetched from where a token points.
+Requests look at what is known and hardly ever wait: only for the first fetch, and for the one that
+an unknown key id may cause. How often that is, is up to the clock and not to the tokens that come:
+who invents key ids makes neither the issuer nor the broker work.
 """
 
 from __future__ import annotations
 
-import ssl
+import logging
+import secrets
 import threading
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from collections.abc import Callable
 
-import jwt
-import msgspec
-import urllib3
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from urllib3.exceptions import HTTPError
-
-from modelvault.clock import Clock, boot_ms
-from modelvault.errors import AuthenticationError, InvalidRequest, Unavailable
-from modelvault.identity.issuer import Algorithm
+from modelvault.adapters.issuers_jwks.document import MAX_KID, Keys, find
+from modelvault.adapters.issuers_jwks.fetching import NotFetched
+from modelvault.clock import Clock
+from modelvault.errors import AuthenticationError, Unavailable
+from modelvault.identity.presets import KeySource
 from modelvault.ports.identity import VerifyingKey
 
-MAX_DOCUMENT = 1 << 20
-MAX_KEYS = 64
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-_CURVES = {"P-256": "ES256", "P-384": "ES384"}
-_MIN_RSA_BITS = 2048
+# Longer than a fetch takes. Few may wait at once: the broker's other threads go on serving.
+WAIT_S = 10.0
+MAX_WAITING = 4
+FIRST_RETRY_MS = 1_000
+LOOK_MS = 60_000
+MISSES = 512
+MISS_MS = 60_000
+
+_LOG = logging.getLogger("modelvault.issuers")
 
 
-class JwksSource(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one issuer's keys are. https, or http on loopback; `ca` is a PEM file.
+class KeptKeys:
+    """The keys of the issuer `name`. Thread-safe. `fetch` gives them, or raises NotFetched."""
 
-    `algorithms` are those that the issuer may sign with. Keys are fetched anew every `refresh_s`,
-    and count for `stale_s` beyond the last success; an unknown id makes a fetch at most every
-    `pause_s`.
-    """
-
-    url: str
-    algorithms: tuple[Algorithm, ...]
-    ca: Path | None = None
-    refresh_s: float = 300.0
-    stale_s: float = 86_400.0
-    pause_s: float = 10.0
-    timeout_s: float = 3.0
-
-    def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        plain = parts.scheme == "http" and parts.hostname in _LOOPBACK
-        if not parts.hostname or (parts.scheme != "https" and not plain):
-            raise InvalidRequest(
-                "bad_issuers", "a JWKS address must be https://", "mend [[issuers]] jwks"
-            )
-
-
-class JwksIssuers:
-    """`IssuerKeys`. Thread-safe. `close` ends the background fetches."""
-
-    def __init__(self, sources: Mapping[str, JwksSource], clock: Clock = boot_ms) -> None:
-        """`sources` by exact `iss`."""
-        self._issuers = {iss: _Issuer(source, clock) for iss, source in sources.items()}
-
-    def key(self, issuer: str, kid: str | None) -> VerifyingKey:
-        """The key `kid`; without a `kid` the issuer's only key, if it has just one."""
-        found = self._issuers.get(issuer)
-        if found is None:
-            raise _unknown()
-        return found.key(kid)
-
-    def close(self) -> None:
-        """Let go of the connections; fetches that are under way end by themselves."""
-        for issuer in self._issuers.values():
-            issuer.close()
-
-
-class _Issuer:
-    def __init__(self, source: JwksSource, clock: Clock) -> None:
-        self._source = source
+    def __init__(
+        self, name: str, fetch: Callable[[], Keys], times: KeySource, clock: Clock
+    ) -> None:
+        self._name = name
+        self._fetch = fetch
+        self._refresh_ms, self._stale_ms, self._unknown_ms = (
+            round(seconds * 1000) for seconds in (times.refresh_s, times.stale_s, times.unknown_s)
+        )
         self._clock = clock
-        self._pool = _pool(source)
-        self._lock = threading.Lock()
-        self._keys: dict[str, VerifyingKey] = {}
-        self._fetched_at: int | None = None  # the last success
-        self._tried_at: int | None = None
-        self._fetching = threading.Lock()
+        self._changed = threading.Condition()
+        self._keys: Keys = {}
+        self._fetched_at: int | None = None  # when the last fetch began that brought keys
+        self._tried_at: int | None = None  # when the last fetch began
+        self._due_at = clock()
+        self._failures = 0
+        self._rounds = 0  # fetches that have ended
+        self._under_way = True  # a fetch is wanted or running
+        self._waiting = 0
+        self._misses: dict[str | None, int] = {}
+        self._closed = False
+        self._thread = threading.Thread(
+            target=self._run, name=f"modelvault-issuer-{name}", daemon=True
+        )
+        self._thread.start()
 
     def key(self, kid: str | None) -> VerifyingKey:
-        now = self._clock()
-        with self._lock:
-            keys, fetched_at, tried_at = self._keys, self._fetched_at, self._tried_at
-        if fetched_at is None or now - fetched_at > self._ms(self._source.stale_s):
-            return self._after_fetch(kid, tried_at, now, known=False)
-        found = _find(keys, kid)
-        if found is None:
-            return self._after_fetch(kid, tried_at, now, known=True)
-        if now - fetched_at > self._ms(self._source.refresh_s):
-            self._refresh(now, tried_at)
-        return found
+        """The key. Raises AuthenticationError (`unknown_signing_key`), Unavailable
+        (`issuer_unavailable`): no keys are known, or they are too old, or whether there is such a
+        key can't be found out now."""
+        with self._changed:
+            found = self._find(kid)
+            if found is None and self._worth_a_fetch(kid):
+                self._wait()
+                found = self._find(kid)
+            if found is None:
+                raise self._missing(kid)
+            return found
 
     def close(self) -> None:
-        self._pool.clear()
+        """Let the thread end; it isn't waited for. Idempotent."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
-    def _after_fetch(
-        self, kid: str | None, tried_at: int | None, now: int, *, known: bool
-    ) -> VerifyingKey:
-        """The key, once the issuer has been asked: by this thread or by another meanwhile."""
-        with self._fetching:
-            with self._lock:
-                newest = self._tried_at
-            if newest == tried_at and self._may_try(newest, now):
-                self._fetch(now)
-        with self._lock:
-            keys, fetched_at = self._keys, self._fetched_at
-        stale = fetched_at is None or now - fetched_at > self._ms(self._source.stale_s)
-        if stale and not known:
-            raise _unavailable()
-        found = _find(keys, kid)
-        if found is None:
-            raise _unknown()
-        return found
+    def _stands(self) -> bool:
+        """Whether keys are known that aren't too old."""
+        return self._fetched_at is not None and self._clock() - self._fetched_at < self._stale_ms
 
-    def _refresh(self, now: int, tried_at: int | None) -> None:
-        """In the background, one at a time."""
-        if not self._may_try(tried_at, now) or not self._fetching.acquire(blocking=False):
-            return
+    def _find(self, kid: str | None) -> VerifyingKey | None:
+        return find(self._keys, kid) if self._stands() else None
 
-        def work() -> None:
-            try:
-                self._fetch(now)
-            finally:
-                self._fetching.release()
+    def _worth_a_fetch(self, kid: str | None) -> bool:
+        if self._closed or (kid is not None and len(kid) > MAX_KID):
+            return False
+        if self._under_way:
+            return True
+        now = self._clock()
+        if now - self._misses.get(kid, now - MISS_MS) < MISS_MS:
+            return False
+        return self._tried_at is None or now - self._tried_at >= self._unknown_ms
 
+    def _wait(self) -> None:
+        """Until the fetch that runs, or one that starts now, has ended. The lock is held."""
+        if self._waiting >= MAX_WAITING:
+            raise _unavailable(self._name, "too many requests wait for its keys")
+        if not self._under_way:
+            self._under_way = True
+            self._changed.notify_all()
+        seen = self._rounds
+        self._waiting += 1
         try:
-            threading.Thread(target=work, name="modelvault-jwks", daemon=True).start()
-        except RuntimeError:
-            self._fetching.release()
-
-    def _may_try(self, tried_at: int | None, now: int) -> bool:
-        return tried_at is None or now - tried_at >= self._ms(self._source.pause_s)
-
-    def _fetch(self, now: int) -> None:
-        """Replace the keys by what the issuer has now; on any failure the known ones stay."""
-        with self._lock:
-            self._tried_at = now
-        try:
-            keys = parse(self._get(), self._source.algorithms)
-        except (ValueError, HTTPError, OSError):
-            return
-        with self._lock:
-            self._keys, self._fetched_at = keys, now
-
-    def _get(self) -> bytes:
-        answer = self._pool.request(
-            "GET", self._source.url, redirect=False, preload_content=False, retries=False
-        )
-        try:
-            data = answer.read(MAX_DOCUMENT + 1)
-            if answer.status != 200 or len(data) > MAX_DOCUMENT:
-                raise ValueError("no key set")
-            return data
+            self._changed.wait_for(lambda: self._rounds != seen or self._closed, WAIT_S)
         finally:
-            answer.close()
+            self._waiting -= 1
 
-    @staticmethod
-    def _ms(seconds: float) -> int:
-        return round(seconds * 1000)
+    def _missing(self, kid: str | None) -> AuthenticationError | Unavailable:
+        if not self._stands():
+            return _unavailable(self._name, "its signing keys can't be fetched")
+        if self._failures or self._under_way:
+            return _unavailable(self._name, "whether it has a new signing key can't be found out")
+        self._note(kid)
+        return AuthenticationError(
+            "unknown_signing_key",
+            f"the token names a signing key that issuer {self._name} doesn't have",
+            "get a fresh token from your issuer",
+        )
 
+    def _note(self, kid: str | None) -> None:
+        """Remember that the issuer has no such key; the longest known ones are forgotten first."""
+        if kid is not None and len(kid) <= MAX_KID and kid not in self._misses:
+            while len(self._misses) >= MISSES:
+                del self._misses[next(iter(self._misses))]
+            self._misses[kid] = self._clock()
 
-class _Jwk(msgspec.Struct):
-    kty: Literal["RSA", "EC", "OKP"]
-    kid: str
-    use: str | None = None
-    alg: str | None = None
-    crv: str | None = None
-    key_ops: list[str] | None = None
+    # the thread
 
+    def _run(self) -> None:
+        while self._until_due():
+            keys = self._fetched()
+            with self._changed:
+                self._take(keys)
+                self._changed.notify_all()
 
-class _Document(msgspec.Struct):
-    keys: list[dict[str, Any]]
+    def _until_due(self) -> bool:
+        """Wait; False when there is nothing more to do."""
+        with self._changed:
+            while not (self._closed or self._under_way):
+                left = self._due_at - self._clock()
+                if left <= 0:
+                    break
+                self._changed.wait(min(left, LOOK_MS) / 1000)
+            self._under_way = True
+            self._tried_at = self._clock()
+            return not self._closed
 
-
-def parse(document: bytes, algorithms: Sequence[Algorithm]) -> dict[str, VerifyingKey]:
-    """{kid: key} of the public signing keys in a JWKS that fit `algorithms`; others are left out.
-
-    Raises ValueError for what isn't a key set, or has no usable key: that is no reason to forget
-    those that are known.
-    """
-    try:
-        listed = msgspec.json.decode(document, type=_Document).keys
-    except (msgspec.MsgspecError, RecursionError):
-        raise ValueError("not a key set") from None
-    if len(listed) > MAX_KEYS:
-        raise ValueError("too many keys")
-    keys: dict[str, VerifyingKey] = {}
-    for each in listed:
-        found = _key(each, algorithms)
-        if found is not None:
-            if found[0] in keys:
-                raise ValueError("two keys of one id")
-            keys[found[0]] = found[1]
-    if not keys:
-        raise ValueError("no usable key")
-    return keys
-
-
-def _key(
-    document: dict[str, Any], algorithms: Sequence[Algorithm]
-) -> tuple[str, VerifyingKey] | None:
-    try:
-        named = msgspec.convert(document, _Jwk)
-    except msgspec.ValidationError:
-        return None
-    if "d" in document or named.use not in {None, "sig"}:
-        return None
-    if named.key_ops is not None and "verify" not in named.key_ops:
-        return None
-    algorithm = _algorithm(named, algorithms)
-    if algorithm is None:
-        return None
-    try:
-        public = jwt.PyJWK(document, algorithm).key
-        if named.kty == "RSA" and public.key_size < _MIN_RSA_BITS:
+    def _fetched(self) -> Keys | None:
+        try:
+            return self._fetch()
+        except NotFetched as why:
+            if self._failures == 0:
+                _LOG.warning("issuer %s: keys not fetched: %s", self._name, why)
             return None
-        pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
-        return None
-    return named.kid, VerifyingKey(algorithm, pem)
+
+    def _take(self, keys: Keys | None) -> None:
+        began = self._tried_at or 0
+        self._rounds += 1
+        self._under_way = False
+        if keys is None:
+            self._failures += 1
+            self._due_at = self._clock() + self._pause_ms()
+            return
+        if self._failures:
+            _LOG.info("issuer %s: keys fetched again", self._name)
+        self._keys, self._fetched_at, self._failures = keys, began, 0
+        now = self._clock()
+        self._misses = {kid: at for kid, at in self._misses.items() if now - at < MISS_MS}
+        self._due_at = began + self._refresh_ms
+
+    def _pause_ms(self) -> int:
+        """Longer with each failure, and never the same for all the brokers of a vault."""
+        longest: int = min(FIRST_RETRY_MS << min(self._failures, 16), self._refresh_ms)
+        return longest // 2 + secrets.randbelow(longest // 2 + 1)
 
 
-def _algorithm(named: _Jwk, algorithms: Sequence[Algorithm]) -> Algorithm | None:
-    """The one algorithm that a key may verify: its own word where it has one, as far as that fits
-    its kind and the issuer's configuration."""
-    if named.kty == "EC":
-        fitting = {_CURVES.get(named.crv or "")}
-    elif named.kty == "OKP":
-        fitting = {"EdDSA"} if named.crv == "Ed25519" else set()
-    else:
-        fitting = {"RS256", "PS256"}
-    if named.alg is not None:
-        fitting &= {named.alg}
-    allowed = [each for each in algorithms if each in fitting]
-    return allowed[0] if allowed else None
-
-
-def _find(keys: Mapping[str, VerifyingKey], kid: str | None) -> VerifyingKey | None:
-    if kid is None:
-        return next(iter(keys.values())) if len(keys) == 1 else None
-    return keys.get(kid)
-
-
-def _pool(source: JwksSource) -> urllib3.PoolManager:
-    try:
-        context = ssl.create_default_context(cafile=str(source.ca) if source.ca else None)
-    except (OSError, ssl.SSLError):
-        raise InvalidRequest(
-            "bad_issuers", f"the CA {source.ca} can't be read", "mend [[issuers]] ca"
-        ) from None
-    return urllib3.PoolManager(
-        maxsize=1,
-        timeout=urllib3.Timeout(connect=source.timeout_s, read=source.timeout_s),
-        ssl_context=context,
-    )
-
-
-def _unknown() -> AuthenticationError:
-    return AuthenticationError(
-        "unknown_signing_key",
-        "the token names a signing key that its issuer doesn't have",
-        "get a fresh token; keys that an issuer has just made are known after some seconds",
-    )
-
-
-def _unavailable() -> Unavailable:
+def _unavailable(name: str, why: str) -> Unavailable:
     return Unavailable(
         "issuer_unavailable",
-        "the issuer's signing keys can't be had",
-        "check that the brokers reach its JWKS address; running leases live on meanwhile",
+        f"issuer {name}: {why}",
+        "try again; if that doesn't help, check that the broker reaches the issuer's key set",
     )
