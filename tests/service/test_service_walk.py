@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from modelvault.errors import AccessDenied, AuthenticationError, InvalidRequest, NotFound, Unavailable
+from modelvault.errors import AccessDenied, AuthenticationError, NotFound, Unavailable
 
 
 def test_a_model_goes_in_at_one_broker_and_comes_out_at_the_other(
@@ -36,7 +36,7 @@ def test_only_what_was_granted_is_fetched(stack, session, admin, name, model) ->
     job = session(stack.token("job", "inference"))
     with job.load(name, purpose="inference", files=["config.json"]) as loaded:
         assert loaded.read_bytes("config.json") == b'{"hidden_size": 64}'
-        with pytest.raises(InvalidRequest):
+        with pytest.raises(AccessDenied):
             loaded.read_bytes("model.safetensors")
 
 

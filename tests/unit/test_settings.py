@@ -22,7 +22,10 @@ def config(tmp_path: Path, text: str | bytes) -> Path:
 def test_with_nothing_said(tmp_path: Path) -> None:
     found = settings.read(env(tmp_path), cpus=200)
     assert found == settings.Settings(
-        home=tmp_path / ".modelvault", config_home=tmp_path / ".config/modelvault", threads=64
+        home=tmp_path / ".modelvault",
+        config_home=tmp_path / ".config/modelvault",
+        state_home=tmp_path / ".local/state/modelvault",
+        threads=64,
     )
     assert settings.read(env(tmp_path)).threads == 1
 
@@ -36,7 +39,7 @@ def test_arguments_win_over_environment_over_profile_over_file(tmp_path: Path) -
     assert settings.read(known).home == Path("/file")
     work = settings.read(known, profile="work")
     assert (work.home, work.threads) == (Path("/work"), 3)
-    assert work.token_file == Path("~/t").expanduser()
+    assert work.token_file == tmp_path / "t"
     assert settings.read(known | {"MODELVAULT_PROFILE": "work"}).home == Path("/work")
     told = known | {"MODELVAULT_HOME": "/env", "MODELVAULT_THREADS": "5"}
     assert (settings.read(told, profile="work").home, settings.read(told).threads) == (
@@ -44,6 +47,33 @@ def test_arguments_win_over_environment_over_profile_over_file(tmp_path: Path) -
         5,
     )
     assert settings.read(told, home=Path("/arg")).home == Path("/arg")
+
+
+def test_a_broker_and_what_it_is_known_by(tmp_path: Path) -> None:
+    config(
+        tmp_path,
+        'broker = "https://file"\nca = "~/ca.pem"\n[profiles.work]\nbroker = "https://work"\n'
+        'trust = "/work/trust.json"\ncertificate = "c.pem"\nkey = "k.pem"\nstore_ca = "/s.pem"\n',
+    )
+    found = settings.read(env(tmp_path, MODELVAULT_CA="/env/ca.pem"), profile="work")
+    assert found.broker == "https://work"
+    assert (found.ca, found.store_ca) == (Path("/env/ca.pem"), Path("/s.pem"))
+    assert found.trust == Path("/work/trust.json")
+    assert (found.certificate, found.key) == (Path("c.pem"), Path("k.pem"))
+    assert settings.read(env(tmp_path)).ca == tmp_path / "ca.pem"
+
+
+def test_a_user_without_home_and_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container with an arbitrary user id."""
+
+    def nameless() -> Path:
+        raise RuntimeError("could not determine home directory")
+
+    monkeypatch.setattr(Path, "home", nameless)
+    found = settings.read({"MODELVAULT_BROKER": "https://b"})
+    assert found.broker == "https://b"
+    assert not found.home.exists()
+    assert not found.config_home.exists()
 
 
 def test_secrets_come_from_the_environment_and_stay_out_of_the_repr(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def test_what_a_homes_owner_can_do() -> None:
         return "token"
 
     broker = Recorder()
-    local = Local(mint=mint, freeze_policy=lambda: "sha256:1", close=lambda: closed.append(True))
-    with Session(context(broker), local) as session:
+    local = Local(mint=mint, freeze_policy=lambda: "sha256:1")
+    with Session(context(broker), local, lambda: closed.append(True)) as session:
         assert session.publish_policy() == "sha256:1"
         assert session.mint_token(sub="job", groups=["g"], lifetime_s=60) == "token"
     assert broker.calls == [("publish_policy", ("sha256:1",), {})]

@@ -251,10 +251,24 @@ def test_a_broken_description_and_another_vaults_trust(home: Path, tmp_path: Pat
         wiring.connect(home=other.home)
 
 
-def test_a_broker_is_for_a_later_version(home: Path) -> None:
-    with pytest.raises(InvalidRequest, match="this version") as caught:
-        wiring.connect("https://broker.example")
-    assert caught.value.code == "no_broker"
+@pytest.mark.parametrize(
+    ("url", "family", "code"),
+    [
+        ("https://broker.example", NotFound, "no_trust_file"),
+        ("http://broker.example", InvalidRequest, "bad_broker"),
+        ("broker.example", InvalidRequest, "bad_broker"),
+        ("https://user:pass@broker.example", InvalidRequest, "bad_broker"),
+        ("https://broker.example/v1?token=x", InvalidRequest, "bad_broker"),
+    ],
+)
+def test_a_broker_that_cant_be_used(
+    home: Path, url: str, family: type[ModelVaultError], code: str
+) -> None:
+    with pytest.raises(family) as caught:
+        wiring.connect(url)
+    assert caught.value.code == code
+    assert "pass" not in caught.value.message
+    assert "token=x" not in caught.value.message
 
 
 def test_a_user_without_a_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
