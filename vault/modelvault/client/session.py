@@ -9,28 +9,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from modelvault.access import Action, Caller, Principal
+from modelvault.access import Principal
 from modelvault.artifact import trust as trusting
-from modelvault.artifact.trust import Verified
 from modelvault.client import export as exporting
 from modelvault.client import load as loading
 from modelvault.client import push as pushing
+from modelvault.client.administration import Administration
 from modelvault.client.context import Context
 from modelvault.client.load import OnRevoked
 from modelvault.client.local import Local
 from modelvault.client.progress import Progress
 from modelvault.client.push import Inspection, Pushed
 from modelvault.client.scan import scan
-from modelvault.client.tag import move_tag
 from modelvault.errors import Conflict, InvalidRequest
 from modelvault.lease import (
-    EntryPage,
-    Explanation,
-    LeaseSummary,
     ModelDetail,
     ModelSummary,
-    Rotated,
-    Swept,
 )
 from modelvault.loader.model import Model
 from modelvault.manifest import Manifest, Provenance
@@ -40,7 +34,7 @@ from modelvault.reference import DEFAULT_TENANT, Reference
 _Names = Sequence[str]
 
 
-class Session:
+class Session(Administration):
     """A connection to one vault; `modelvault.connect()` makes it.
 
     Threads may use it at once. Every method may raise AuthenticationError, AccessDenied,
@@ -57,7 +51,7 @@ class Session:
     ) -> None:
         """`local` is what only the owner of an embedded vault's home can do; `close` lets go of
         what the context holds."""
-        self._context = context
+        super().__init__(context)
         self._local = local
         self._let_go = close
         self._models: weakref.WeakSet[Model] = weakref.WeakSet()
@@ -198,78 +192,6 @@ class Session:
         """The pinned trust file."""
         return self._context.trust
 
-    # admins' actions
-
-    def create(
-        self, reference: str, *, owner: str | None = None, classification: str = "internal"
-    ) -> ModelSummary:
-        """Make a model, without any version yet. Raises Conflict (`model_exists`)."""
-        return self._context.steward.create(
-            self._caller(), reference, owner=owner, classification=classification
-        )
-
-    def classify(
-        self, reference: str, *, owner: str | None = None, classification: str | None = None
-    ) -> ModelSummary:
-        """Change a model's owner or classification."""
-        return self._context.steward.classify(
-            self._caller(), reference, owner=owner, classification=classification
-        )
-
-    def tag(self, reference: str, tag: str) -> Verified:
-        """Make `tag` mean the version that `reference` means now; also backwards."""
-        return move_tag(self._context, Reference.parse(reference), tag)
-
-    def delete(self, reference: str) -> None:
-        """Hide a version (`name@7`) or a model (`name`); `gc` removes it after a grace."""
-        self._context.steward.delete(self._caller(), reference)
-
-    def rotate(self, reference: str) -> Rotated:
-        """Give the model a new KEK version and rewrap its keys; no file is touched."""
-        return self._context.steward.rotate(self._caller(), reference)
-
-    def revoke(self, kind: str, target: str, *, reason: str, for_s: int | None = None) -> int:
-        """Revoke a `principal` (id), `lease` (id) or `version` (`tenant/name@7`).
-
-        Returns how many running leases it ended; jobs notice at their next renewal.
-        """
-        return self._context.steward.revoke(
-            self._caller(), kind=kind, target=target, reason=reason, for_s=for_s
-        )
-
-    def leases(
-        self, reference: str | None = None, *, ended: bool = False, limit: int = 100
-    ) -> tuple[LeaseSummary, ...]:
-        """Leases, newest first; running ones only unless `ended`."""
-        return self._context.steward.leases(
-            self._caller(), reference=reference, ended=ended, limit=limit
-        )
-
-    def explain(
-        self,
-        action: Action,
-        reference: str,
-        *,
-        purpose: str | None = None,
-        subject: Principal | None = None,
-    ) -> Explanation:
-        """What the policy says of a request by `subject`, or by the caller; grants nothing."""
-        return self._context.steward.explain(
-            self._caller(), action=action, reference=reference, purpose=purpose, subject=subject
-        )
-
-    def entries(
-        self, *, after: int = 0, limit: int = 100, reference: str | None = None
-    ) -> EntryPage:
-        """The audit log, oldest first, from the entry behind `after` on."""
-        return self._context.steward.entries(
-            self._caller(), after=after, limit=limit, reference=reference
-        )
-
-    def gc(self, *, dry_run: bool = False) -> Swept:
-        """Remove what was hidden long enough, dead uploads and their objects."""
-        return self._context.steward.gc(self._caller(), dry_run=dry_run)
-
     # the owner of an embedded vault's home
 
     def publish_policy(self) -> str:
@@ -329,9 +251,6 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session of vault {self._context.vault}>"
-
-    def _caller(self) -> Caller:
-        return self._context.credentials.caller()
 
     def _owner(self) -> Local:
         if self._local is None:
