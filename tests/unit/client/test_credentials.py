@@ -5,8 +5,15 @@ from pathlib import Path
 import pytest
 
 from modelvault.client import credentials
-from modelvault.client.credentials import MAX_TOKEN_BYTES, Credentials, FileToken, choose
+from modelvault.client.credentials import (
+    MAX_TOKEN_BYTES,
+    Credentials,
+    EnvironmentToken,
+    FileToken,
+    choose,
+)
 from modelvault.errors import AuthenticationError
+from support.tokens import NOW, by_hand, by_pyjwt, claims
 
 
 def mint(key_hash: str | None) -> str:
@@ -65,3 +72,44 @@ def test_the_caller_carries_the_token_and_nothing_shows_it() -> None:
     assert made.caller("hash").token == "s3cret-token"
     assert made.caller().client == "modelvault/0"
     assert "s3cret" not in repr(made) + repr(made.caller())
+
+
+def test_a_variable_is_looked_at_each_time() -> None:
+    env = {"CI_TOKEN": " first\n"}
+    source = EnvironmentToken("CI_TOKEN", env)
+    assert source("hash") == "first"
+    env["CI_TOKEN"] = "second"
+    assert source(None) == "second"
+    assert "second" not in repr(source)
+    assert choose(token=None, token_file=None, further=source, mint=mint)(None) == "second"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [(None, "no_token"), ("", "no_token"), (" ", "no_token"), ("two\nlines", "bad_token")],
+)
+def test_a_variable_without_a_token(text: str | None, code: str) -> None:
+    env = {} if text is None else {"CI_TOKEN": text}
+    with pytest.raises(AuthenticationError, match="CI_TOKEN") as caught:
+        EnvironmentToken("CI_TOKEN", env)(None)
+    assert caught.value.code == code
+    assert "lines" not in str(caught.value) + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("token", "ends"),
+    [
+        (by_pyjwt(claims()), NOW + 600_000),
+        (by_pyjwt(claims(exp=None)), None),
+        (by_hand(claims(exp="soon")), None),
+        (by_hand(claims(exp=True)), None),
+        (by_hand([1]), None),
+        (by_hand(b"not JSON"), None),
+        ("opaque", None),
+        ("a.b.c", None),
+        ("a.\u0661.c", None),
+        ("", None),
+    ],
+)
+def test_when_a_token_ends(token: str, ends: int | None) -> None:
+    assert credentials.expires_at(token) == ends

@@ -7,13 +7,15 @@ mint binds the token to that key, one that was handed a token gives what it has.
 
 from __future__ import annotations
 
+import base64
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from modelvault import canonical
 from modelvault.access import Caller
-from modelvault.errors import AuthenticationError, unframed
+from modelvault.errors import AuthenticationError, InvalidRequest, unframed
 
 TokenSource = Callable[[str | None], str]
 MAX_TOKEN_BYTES = 16 << 10
@@ -21,7 +23,7 @@ MAX_TOKEN_BYTES = 16 << 10
 
 def given(token: str) -> TokenSource:
     """The same token each time."""
-    text = _checked(token.strip(), "the given token")
+    text = checked(token.strip(), "the given token")
 
     def source(_key_hash: str | None) -> str:
         return text
@@ -48,7 +50,7 @@ class FileToken:
                 found = self._path.stat()
                 mark = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
                 if mark != self._mark:
-                    self._token = _checked(self._read(), f"the token in {self._path}")
+                    self._token = checked(self._read(), f"the token in {self._path}")
                     self._mark = mark
             except OSError as error:
                 raise AuthenticationError(
@@ -65,6 +67,31 @@ class FileToken:
             return file.read(MAX_TOKEN_BYTES + 1).decode("ascii", "replace").strip()
 
 
+class EnvironmentToken:
+    """The token in an environment variable, looked at anew each time. Thread-safe."""
+
+    def __init__(self, name: str, env: Mapping[str, str]) -> None:
+        """`env` is the environment itself (`os.environ`), not a copy of it."""
+        self._name = name
+        self._env = env
+
+    def __call__(self, _key_hash: str | None) -> str:
+        """The token. AuthenticationError (`no_token`, `bad_token`)."""
+        if not self._env.get(self._name, "").strip():
+            raise AuthenticationError(
+                "no_token",
+                f"the environment variable {self._name} holds no token",
+                f"set {self._name}, or name another source of tokens in the profile",
+            )
+        try:
+            return checked(self._env[self._name].strip(), f"the token in {self._name}")
+        except AuthenticationError as refused:
+            raise unframed(refused) from None
+
+    def __repr__(self) -> str:
+        return f"<EnvironmentToken {self._name}>"
+
+
 def minted(mint: Callable[[str | None], str]) -> TokenSource:
     """A fresh short token for each request, bound to the request's key where it has one."""
     return mint
@@ -74,9 +101,11 @@ def choose(
     *,
     token: str | None,
     token_file: Path | None,
+    further: TokenSource | None = None,
     mint: Callable[[str | None], str] | None = None,
 ) -> TokenSource:
-    """The first that there is: a given token, a token file, an identity to mint tokens for.
+    """The first that there is: a given token, a token file, a further source (a variable, a
+    helper, a login), an identity to mint tokens for.
 
     Raises AuthenticationError (`no_token`) when there is none of them.
     """
@@ -84,10 +113,14 @@ def choose(
         return given(token)
     if token_file is not None:
         return FileToken(token_file)
+    if further is not None:
+        return further
     if mint is not None:
         return minted(mint)
     raise AuthenticationError(
-        "no_token", "no token to show", "set MODELVAULT_TOKEN_FILE or MODELVAULT_TOKEN"
+        "no_token",
+        "no token to show",
+        "set MODELVAULT_TOKEN_FILE or MODELVAULT_TOKEN, or run `modelvault login`",
     )
 
 
@@ -106,7 +139,26 @@ class Credentials:
         return "<Credentials>"
 
 
-def _checked(token: str, what: str) -> str:
+def expires_at(token: str) -> int | None:
+    """When a token says that it ends, in ms; None where it doesn't, or isn't a JWT.
+
+    Nothing is verified: this is for the one who shows the token, to know when to get another.
+    """
+    payload = token.split(".")[1:2]
+    try:
+        raw = base64.urlsafe_b64decode("".join(payload) + "===")
+        claims = canonical.loads(raw, MAX_TOKEN_BYTES)
+    except (ValueError, InvalidRequest):
+        return None
+    ends = claims.get("exp") if isinstance(claims, dict) else None
+    return ends * 1000 if type(ends) is int else None
+
+
+def checked(token: str, what: str) -> str:
+    """The token, if it can be one; `what` says in the message where it is from.
+
+    Raises AuthenticationError (`bad_token`), which doesn't show it.
+    """
     if not token or len(token) > MAX_TOKEN_BYTES or not token.isascii() or not token.isprintable():
         raise AuthenticationError(
             "bad_token",
