@@ -9,7 +9,7 @@ import click
 
 from modelvault.errors import InvalidRequest, NotFound
 from modelvault_cli.commands import arguments
-from modelvault_cli.frame import Globals, command, group, pass_globals
+from modelvault_cli.frame import NAMED_PATH, Globals, command, group, pass_globals
 
 if TYPE_CHECKING:
     from modelvault.access import Action, Principal
@@ -190,30 +190,49 @@ def _explained(answer: Explanation) -> list[str]:
     )
 
 
-@command("publish", "modelvault policy publish --dry-run", "modelvault policy publish --yes")
+@command(
+    "publish",
+    "modelvault policy publish --dry-run",
+    "modelvault policy publish --yes",
+    "modelvault policy publish ./policies --broker https://vault.example",
+)
+@click.argument("folder", type=NAMED_PATH, required=False)
 @arguments.yes
 @arguments.dry_run
 @pass_globals
-def publish(options: Globals, yes: bool, dry_run: bool) -> int:
+def publish(options: Globals, folder: Path | None, yes: bool, dry_run: bool) -> int:
     """Put the edited policies into force: from then on only their decisions count.
 
-    They must evaluate, and must still let you publish policies.
+    They must evaluate, and must still let you publish policies. Without FOLDER they are those of
+    the home. A broker signs and keeps what lies in FOLDER (`modelvault policy fetch` makes one).
     """
     from modelvault import wiring
     from modelvault_cli.documents import Published
     from modelvault_cli.output import confirm, emit
 
+    edited = wiring.policy_at(folder) if folder is not None else None
     if dry_run:
-        revision = wiring.policy_bundle(options.home).revision
+        bundle = edited if edited is not None else wiring.policy_bundle(options.home)
+        revision = bundle.revision
         emit(options, Published(dry_run=True, revision=revision), [f"would publish {revision}"])
         return 0
     if not confirm("Put the edited policies into force?", yes=yes):
         return 1
     with options.session() as session:
-        revision = session.publish_policy()
+        if edited is None:
+            revision = session.publish_policy()
+        else:
+            revision = session.keep_policy(wiring.policy_document(edited))
+            session.enforce_policy(revision)
     emit(options, Published(dry_run=False, revision=revision), [f"in force: {revision}"])
     return 0
 
 
-for _command in (test, check, explain, publish):
+def _commands() -> tuple[click.Command, ...]:
+    from modelvault_cli.commands import kept
+
+    return test, check, explain, publish, kept.revisions, kept.fetch, kept.diff, kept.rollback
+
+
+for _command in _commands():
     policy.add_command(_command)

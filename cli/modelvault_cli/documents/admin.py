@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from modelvault.access import Obligations
+from modelvault.lease import PolicyRevision
+from modelvault.policy.diff import DataChange, DecisionChange, ModuleChange
 from modelvault.record import Entry
 from modelvault_cli.documents.base import Document
 
@@ -118,6 +120,29 @@ class Published(Document, frozen=True, kw_only=True):
 
     dry_run: bool
     revision: str
+
+
+class PolicyRevisions(Document, frozen=True, kw_only=True):
+    """`policy revisions`: what the broker keeps, newest first."""
+
+    revisions: tuple[PolicyRevision, ...]
+
+
+class PolicyFetched(Document, frozen=True, kw_only=True):
+    """`policy fetch`: the folder that was written, and the revision that it holds."""
+
+    folder: str
+    revision: str
+
+
+class PolicyDiff(Document, frozen=True, kw_only=True):
+    """`policy diff`: two revisions, and what differs between them."""
+
+    before: str
+    after: str
+    modules: tuple[ModuleChange, ...]
+    data: tuple[DataChange, ...]
+    decisions: tuple[DecisionChange, ...]
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

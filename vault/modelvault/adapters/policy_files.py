@@ -10,11 +10,11 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modelvault import canonical
-from modelvault.errors import InvalidRequest, Unavailable
+from modelvault.errors import Conflict, InvalidRequest, Unavailable
 from modelvault.policy import bundle as bundles
 from modelvault.policy.bundle import Bundle
 from modelvault_policies import files
@@ -32,6 +32,22 @@ class PolicyFolder:
             (self.root / "site").mkdir(parents=True, exist_ok=True, mode=0o700)
             with contextlib.suppress(FileExistsError):
                 _write_new(self.root / "data.json", files.data_text().encode())
+
+    @classmethod
+    def write(cls, root: Path, data: str, site: Mapping[str, str]) -> None:
+        """A new working copy of `data` and site rules. Raises Conflict (`folder_exists`)."""
+        with _reported(root):
+            try:
+                root.mkdir(parents=True, mode=0o700)
+            except FileExistsError:
+                raise Conflict(
+                    "folder_exists", f"{root} exists already", "name a folder that isn't there yet"
+                ) from None
+            _write_new(root / "data.json", data.encode())
+            for name, text in site.items():
+                path = root / "site" / name
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                _write_new(path, text.encode())
 
     def data_text(self) -> str:
         """data.json of the working copy, as it stands."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from modelvault.adapters.policy_files import PolicyFolder
     from modelvault.adapters.policy_regorus import RegorusEngine
     from modelvault.client.session import Session
+    from modelvault.lease import PolicyBundle
     from modelvault.policy.bundle import Bundle
     from modelvault.policy.rego import Finding as PolicyFinding
     from modelvault.settings import Settings
@@ -122,6 +123,59 @@ def policy_folder(home: str | Path | None = None) -> PolicyFolder:
 def policy_bundle(home: str | Path | None = None) -> Bundle:
     """The working copy of a home's policies: shipped rules, the admin's data and site rules."""
     return policy_folder(home).working()
+
+
+def policy_at(folder: str | Path) -> Bundle:
+    """The shipped rules with the data.json and site rules of a folder."""
+    from modelvault.adapters.policy_files import PolicyFolder
+
+    return PolicyFolder(Path(folder)).working()
+
+
+def policy_published(home: str | Path | None, revision: str | None) -> Bundle:
+    """A published policy of a home, or the one that was published last."""
+    folder = policy_folder(home)
+    return folder.published(revision or folder.revisions()[0])
+
+
+def policy_document(bundle: Bundle) -> PolicyBundle:
+    """A policy as a broker takes it."""
+    from modelvault import canonical
+    from modelvault.lease import PolicyBundle
+
+    return PolicyBundle(modules=bundle.modules, data=canonical.dumps(bundle.data).decode())
+
+
+def policy_of(document: PolicyBundle) -> Bundle:
+    """A policy as a broker gives it."""
+    from modelvault.policy import bundle as bundles
+
+    data = bundles.parse_data(document.data.encode())
+    return bundles.Bundle(modules=document.modules, data=data)
+
+
+def policy_written(document: PolicyBundle, folder: Path) -> str:
+    """Write what an admin may edit of a policy into a new folder; the policy's revision.
+
+    Raises Conflict (`folder_exists`), InvalidRequest (`bad_policy_folder`).
+    """
+    from modelvault.adapters.policy_files import PolicyFolder
+    from modelvault.errors import IntegrityError
+
+    site = {
+        path.removeprefix("site/"): text
+        for path, text in document.modules.items()
+        if path.startswith("site/")
+    }
+    if any({"", ".", ".."}.intersection(name.split("/")) for name in site):
+        # A broker's word, about to become paths on this disk.
+        raise IntegrityError(
+            "bad_policy_archive",
+            "the policy holds a file outside its folder",
+            "don't trust this broker: ask who runs the vault",
+        )
+    PolicyFolder.write(folder, document.data, site)
+    return policy_of(document).revision
 
 
 def policy_engine(home: str | Path | None = None, bundle: Bundle | None = None) -> RegorusEngine:

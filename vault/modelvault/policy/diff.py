@@ -1,0 +1,149 @@
+"""What one policy changes against another: its text, its data, and the decisions that differ."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from modelvault.errors import ModelVaultError
+from modelvault.policy.bundle import Bundle
+from modelvault.policy.cases import Case, EngineFor
+from modelvault.policy.document import to_decision
+
+NO_ANSWER = "no answer"
+
+
+class ModuleChange(msgspec.Struct, frozen=True):
+    """A module that was `added`, `removed` or `changed`, with the lines of a unified diff."""
+
+    path: str
+    kind: str
+    lines: tuple[str, ...]
+
+
+class DataChange(msgspec.Struct, frozen=True):
+    """A place in data.json and what stands there before and after, as JSON text; None where there
+    is nothing."""
+
+    place: str
+    before: str | None
+    after: str | None
+
+
+class DecisionChange(msgspec.Struct, frozen=True):
+    """A case of the tables that is decided otherwise: `allow`, `deny` or `no answer`, with the
+    reasons; `widens` where what was refused is allowed, or an obligation is gone or looser."""
+
+    name: str
+    before: str
+    after: str
+    widens: bool
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it, in order."""
+
+    modules: tuple[ModuleChange, ...]
+    data: tuple[DataChange, ...]
+    decisions: tuple[DecisionChange, ...]
+
+
+def compare(old: Bundle, new: Bundle, cases: Iterable[Case], engine_for: EngineFor) -> Changes:
+    """What `new` changes against `old`. Cases with data or site rules of their own say nothing
+    about either, and are left out."""
+    asked = [case for case in cases if case.data is None and case.site is None]
+    return Changes(
+        modules=tuple(_modules(old, new)),
+        data=tuple(_data(old.data, new.data, ())),
+        decisions=tuple(_decisions(old, new, asked, engine_for)),
+    )
+
+
+def _modules(old: Bundle, new: Bundle) -> Iterator[ModuleChange]:
+    for path in sorted(old.modules.keys() | new.modules.keys()):
+        before, after = old.modules.get(path), new.modules.get(path)
+        if before == after:
+            continue
+        kind = "added" if before is None else "removed" if after is None else "changed"
+        lines = difflib.unified_diff(
+            (before or "").splitlines(), (after or "").splitlines(), path, path, lineterm=""
+        )
+        yield ModuleChange(path, kind, tuple(lines))
+
+
+def _data(old: object, new: object, way: tuple[str, ...]) -> Iterator[DataChange]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _data(old.get(key, _ABSENT), new.get(key, _ABSENT), (*way, key))
+    elif old != new:
+        yield DataChange("/" + "/".join(way), _json(old), _json(new))
+
+
+class _Absent:
+    pass
+
+
+_ABSENT = _Absent()
+
+
+def _json(value: object) -> str | None:
+    return None if value is _ABSENT else msgspec.json.encode(value).decode()
+
+
+def _decisions(
+    old: Bundle, new: Bundle, cases: list[Case], engine_for: EngineFor
+) -> Iterator[DecisionChange]:
+    with engine_for(old) as before, engine_for(new) as after:
+        for case in cases:
+            first, second = _decide(before, case), _decide(after, case)
+            if first != second:
+                yield DecisionChange(
+                    f"{case.file}: {case.name}", _told(first), _told(second), _widens(first, second)
+                )
+
+
+def _decide(engine: Any, case: Case) -> dict[str, Any] | None:  # noqa: ANN401
+    try:
+        decision = to_decision(engine.evaluate(case.input))
+    except ModelVaultError:
+        return None
+    return {
+        "allowed": decision.allowed,
+        "reasons": decision.reasons,
+        "obligations": msgspec.to_builtins(decision.obligations),
+    }
+
+
+def _told(decision: dict[str, Any] | None) -> str:
+    if decision is None:
+        return NO_ANSWER
+    kept = {name: value for name, value in decision["obligations"].items() if value}
+    obligations = f" with {msgspec.json.encode(kept).decode()}" if kept else ""
+    word = "allow" if decision["allowed"] else "deny"
+    return f"{word} ({', '.join(decision['reasons'])}){obligations}"
+
+
+def _widens(before: dict[str, Any] | None, after: dict[str, Any] | None) -> bool:
+    if after is None or not after["allowed"]:
+        return False
+    if before is None or not before["allowed"]:
+        return True
+    return any(
+        _looser(name, before["obligations"][name], value)
+        for name, value in after["obligations"].items()
+    )
+
+
+def _looser(name: str, before: Any, after: Any) -> bool:  # noqa: ANN401
+    if before == after:
+        return False
+    if name == "allow_pickle":
+        return bool(after)
+    if name == "memory_only":
+        return not after
+    if name == "files":
+        return after is None or (before is not None and not set(after) <= set(before))
+    return after is None or (before is not None and after > before)
