@@ -152,6 +152,20 @@ def test_without_opa_nothing_is_granted_and_nothing_denied(
 
 
 def test_readiness_names_the_part_that_is_down(stack) -> None:
-    url = f"{stack.urls[0]}/readyz"
-    got = requests.get(url, verify=str(stack.ca), timeout=10)
-    assert (got.status_code, json.loads(got.content)["status"]) == (200, "ready")
+    def parts() -> tuple[int, dict[str, str]]:
+        got = requests.get(f"{stack.urls[0]}/readyz", verify=str(stack.ca), timeout=30)
+        return got.status_code, json.loads(got.content)["parts"]
+
+    well = dict.fromkeys(("keys", "ledger", "policy", "store"), "ok")
+    assert parts() == (200, well)
+    stack.opa.signal(19)
+    try:
+        assert parts() == (503, well | {"policy": "policy_unavailable"})
+    finally:
+        stack.opa.signal(18)
+    stack.s3.process.signal(19)
+    try:
+        assert parts()[1]["store"] == "store_unavailable"
+    finally:
+        stack.s3.process.signal(18)
+    assert parts() == (200, well)

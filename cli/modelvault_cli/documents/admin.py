@@ -20,6 +20,23 @@ class Init(Document, frozen=True, kw_only=True):
     policy_revision: str
 
 
+class Founded(Document, frozen=True, kw_only=True):
+    """`found`: the new vault, and the key in PEM that OPA verifies its bundles with."""
+
+    vault: str
+    trust: str
+    policy_revision: str
+    admins: tuple[str, ...]
+    opa_key: str | None
+
+
+class Migrated(Document, frozen=True, kw_only=True):
+    """`migrate`: the ledger's schema version before and after."""
+
+    before: int
+    after: int
+
+
 class Token(Document, frozen=True, kw_only=True):
     """`token mint`."""
 

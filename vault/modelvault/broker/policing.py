@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from modelvault.access import Action, Caller, Resource
+from modelvault.access import AccessRequest, Action, Caller, Principal, Resource
 from modelvault.broker.asked import Authorised, entry, whole_vault
 from modelvault.broker.engines import Engines, close, decide
 from modelvault.broker.gate import Gate
@@ -35,6 +35,18 @@ class Publication:
         self._gate = gate
         self._engines = engines
         self._kept = kept
+
+    def check(self) -> None:
+        """Ask the policy in force whether nobody may list nothing: any answer will do.
+
+        Raises Unavailable (`policy_unavailable`).
+        """
+        now = self._ledger.now()
+        nobody = Principal(
+            id="probe", issuer="probe", groups=(), claims={}, issued_at=now, expires_at=now
+        )
+        request = AccessRequest(principal=nobody, action="list", resource=whole_vault(), now=now)
+        self._engines.decide(document.to_input(request))
 
     def keep_policy(self, caller: Caller, policy: PolicyBundle) -> str:
         """Sign a policy and keep it; returns its revision."""

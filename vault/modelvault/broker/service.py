@@ -123,6 +123,11 @@ class LocalBroker:
         """Let go of the policy engines; the ports belong to whoever gave them."""
         self._engines.close()
 
+    def check_policy(self) -> None:
+        """Whether there is a policy that answers, for readiness: a harmless question to whoever
+        decides. Raises Unavailable (`policy_unavailable`)."""
+        self._publication.check()
+
     # Broker
     def open_version(self, caller: Caller, ask: PushAsk) -> Upload:
         """See ports.broker.Broker."""

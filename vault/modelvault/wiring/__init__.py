@@ -110,6 +110,16 @@ def _connected(url: str | None, settings: Settings, *, embedded: bool) -> Sessio
     return joining.session(Home(settings.home), settings, roots.terminal())
 
 
+def migrate_home(home: str | Path | None = None) -> tuple[int, int]:
+    """Bring a home's ledger to this program's schema: (version before, after)."""
+    from modelvault.adapters.ledger_sql.migrating import migrate
+    from modelvault.wiring.home import Home
+
+    place = Home(_settings(home, None, None).home)
+    place.read()
+    return migrate(place.ledger_url)
+
+
 def policy_folder(home: str | Path | None = None) -> PolicyFolder:
     """The policies of a home: the working copy, and the revisions that were published."""
     from modelvault.adapters.policy_files import PolicyFolder

@@ -52,7 +52,8 @@ class Parts:
         return {
             "ledger": _wrong(self.ledger.now),
             "keys": _wrong(lambda: [self.signer.public_key(each) for each in _purposes(self.told)]),
-            "policy": _wrong(lambda: self.kept.bundle(self.ledger.policy_revision() or "")),
+            "policy": _wrong(self.broker.check_policy),
+            "store": _wrong(self.store.reach),
         }
 
 

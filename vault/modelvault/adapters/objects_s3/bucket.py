@@ -52,17 +52,20 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 10.0
     threads: int = 4
 
-    def client(self, endpoint: str | None = None) -> Any:  # noqa: ANN401  boto3 has no types
+    def client(
+        self, endpoint: str | None = None, *, timeout_s: float | None = None, tries: int = 3
+    ) -> Any:  # noqa: ANN401  boto3 has no types
         """A client of its own session. Thread-safe, as boto3 says of clients."""
+        longest = timeout_s or self.timeout_s
         session = boto3.session.Session(**self._credentials())
         config = Config(
             region_name=self.region,
             signature_version="s3v4",
             s3={"addressing_style": "path" if self.path_style else "auto"},
-            connect_timeout=self.timeout_s,
-            read_timeout=self.timeout_s,
+            connect_timeout=min(longest, 3.0),
+            read_timeout=longest,
             max_pool_connections=_CONNECTIONS,
-            retries={"mode": "standard", "total_max_attempts": 4},  # with jitter
+            retries={"mode": "standard", "total_max_attempts": tries},  # with jitter
             # What is put is checked by the digests that the vault signs, over every byte.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

@@ -27,11 +27,13 @@ class S3Store:
     def __init__(self, bucket: Bucket, clock: Clock = utc_ms) -> None:
         self.bucket = bucket
         self.client = bucket.client()
+        self._probe = bucket.client(timeout_s=2.0, tries=1)
         self._clock = clock
 
     def close(self) -> None:
         """Let go of the connections."""
         self.client.close()
+        self._probe.close()
 
     def size(self, name: str) -> int:
         """See `ObjectReader`."""
@@ -149,6 +151,13 @@ class S3Store:
             "the object store overwrites what is there: it doesn't heed If-None-Match",
             "use a store that does (Amazon S3, and most others today)",
         )
+
+    def reach(self) -> None:
+        """Whether the bucket answers, and at once: for readiness.
+
+        Raises Unavailable (`store_unavailable`)."""
+        with translated(self.bucket.name):
+            self._probe.head_bucket(Bucket=self.bucket.name)
 
     # multipart
 

@@ -1,0 +1,112 @@
+"""`serve`, `found`, `migrate`: a vault for many, from empty servers on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from modelvault.errors import InvalidRequest
+from modelvault_cli.commands import arguments
+from modelvault_cli.frame import NAMED_PATH, Globals, command, pass_globals
+
+_deployment = click.argument("deployment", type=NAMED_PATH)
+
+
+@command("serve", "modelvault serve /etc/modelvault/broker.toml")
+@_deployment
+@pass_globals
+def serve(_options: Globals, deployment: Path) -> None:
+    """Serve a vault to many, by the settings in the file DEPLOYMENT, until SIGTERM.
+
+    The file names the key service, the policy server, the object store, the ledger's database and
+    the issuers of tokens; docs/operations.md explains each setting. The log is on stderr, a JSON
+    object for each line. SIGTERM ends it once what has begun has ended.
+    """
+    from modelvault.wiring import serving
+
+    serving.serve(deployment)
+
+
+@command(
+    "found",
+    "modelvault found broker.toml --hcvault-token-file root-token --admins idp:vault-admins",
+)
+@_deployment
+@click.option(
+    "--hcvault-token-file", "token_file", type=NAMED_PATH, required=True, metavar="FILE",
+    help="Holds an administrator's token at HashiCorp Vault or OpenBao; used once, for this.",
+)  # fmt: skip
+@click.option(
+    "--admins", multiple=True, required=True, metavar="ISSUER:GROUP",
+    help="Who may do everything at first; may be repeated.",
+)  # fmt: skip
+@arguments.dry_run
+@pass_globals
+def found(
+    options: Globals, deployment: Path, token_file: Path, admins: tuple[str, ...], dry_run: bool
+) -> None:
+    """Make a vault that can be served: key service, ledger, policies and trust file.
+
+    Sets HashiCorp Vault up (mount, signing keys, policies, AppRoles where DEPLOYMENT names them),
+    makes the ledger in its empty database, puts the shipped policies into force, and writes the
+    trust file that DEPLOYMENT names. Run again after a failure: it goes on where it stopped.
+    """
+    from modelvault import deployment as deployments
+    from modelvault.wiring import founding
+    from modelvault_cli.documents import Founded, Plan
+    from modelvault_cli.output import emit, fields
+
+    told = deployments.read(deployment)
+    if dry_run:
+        effect = f"set up {told.keys.address}, make a ledger, write {told.vault.trust}"
+        emit(options, Plan(action="found", target=str(deployment), effect=effect), [effect])
+        return
+    made = founding.found(told, deployments.secret_text(token_file), admins)
+    document = Founded(
+        vault=made.vault,
+        trust=str(made.trust),
+        policy_revision=made.policy_revision,
+        admins=made.admins,
+        opa_key=made.opa_key,
+    )
+    lines = fields(
+        {
+            "vault": made.vault,
+            "trust file": str(made.trust),
+            "policies": made.policy_revision,
+            "admins": ", ".join(made.admins),
+        }
+    )
+    emit(options, document, [*lines, f"next: modelvault serve {deployment}"])
+
+
+@command(
+    "migrate",
+    "modelvault migrate --deployment /etc/modelvault/broker.toml",
+    "modelvault migrate --home ~/.modelvault",
+)
+@click.option(
+    "--deployment", type=NAMED_PATH, metavar="FILE", help="Of a served vault; the home's without."
+)
+@pass_globals
+def migrate(options: Globals, deployment: Path | None) -> None:
+    """Bring a ledger's tables up to this version of modelvault.
+
+    Make a copy first. Brokers of the version before go on working on it: upgrade them one by one
+    afterwards.
+    """
+    from modelvault import wiring
+    from modelvault.wiring import founding
+    from modelvault_cli.documents import Migrated
+    from modelvault_cli.output import emit
+
+    if deployment is None and options.broker is not None:
+        raise InvalidRequest(
+            "usage", "a broker can't migrate its ledger", "run this where its deployment file is"
+        )
+    before, after = (
+        wiring.migrate_home(options.home) if deployment is None else founding.migrate(deployment)
+    )
+    line = f"schema {before} -> {after}" if after > before else f"schema {after}, up to date"
+    emit(options, Migrated(before=before, after=after), [line])
