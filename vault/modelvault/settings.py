@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import msgspec
 
@@ -19,6 +19,22 @@ from modelvault.errors import InvalidRequest, NotFound
 
 MAX_FILE = 1 << 20
 MAX_THREADS = 64
+
+
+class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where `modelvault login` goes: an OpenID provider, as a client of it that has no secret.
+
+    `issuer` is the provider's exact address, `ca` a PEM file to verify it with. Of its tokens the
+    `shows` one is shown to brokers. `resource` names the broker to providers that make access
+    tokens for one (RFC 8707).
+    """
+
+    issuer: str
+    client_id: str
+    scopes: tuple[str, ...] = ("openid", "offline_access")
+    shows: Literal["id_token", "access_token"] = "id_token"
+    resource: str | None = None
+    ca: str | None = None
 
 
 class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,6 +48,9 @@ class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate: str | None = None
     key: str | None = None
     token_file: str | None = None
+    token_variable: str | None = None
+    token_command: tuple[str, ...] | None = None
+    login: Login | None = None
     passphrase_file: str | None = None
     threads: int | None = None
 
@@ -44,7 +63,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings in force. The repr shows neither token nor passphrase; no pickle either.
 
     `broker` is the address of one to talk to instead of a home; `ca` and `store_ca` are the PEM
-    files that it and the object store are verified with, `trust` is the vault's trust file.
+    files that it and the object store are verified with, `trust` is the vault's trust file. Where
+    neither token nor token file is given, `token_variable` names an environment variable with a
+    token, `token_command` is a helper that prints one, and `login` says where people log in.
     """
 
     home: Path
@@ -58,6 +79,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     key: Path | None = None
     token: str | None = None
     token_file: Path | None = None
+    token_variable: str | None = None
+    token_command: tuple[str, ...] | None = None
+    login: Login | None = None
     passphrase: str | None = None
     passphrase_file: Path | None = None
     threads: int = 1
@@ -103,6 +127,9 @@ def read(
         key=path("MODELVAULT_KEY", told.key),
         token=token if token is not None else env.get("MODELVAULT_TOKEN"),
         token_file=path("MODELVAULT_TOKEN_FILE", told.token_file),
+        token_variable=told.token_variable,
+        token_command=told.token_command,
+        login=told.login,
         passphrase=env.get("MODELVAULT_PASSPHRASE"),
         passphrase_file=path("MODELVAULT_PASSPHRASE_FILE", told.passphrase_file),
         threads=_threads(env.get("MODELVAULT_THREADS"), told.threads, cpus),
