@@ -13,7 +13,6 @@ from modelvault.client.credentials import (
     choose,
 )
 from modelvault.errors import AuthenticationError
-from support.tokens import NOW, by_hand, by_pyjwt, claims
 
 
 def mint(key_hash: str | None) -> str:
@@ -94,22 +93,3 @@ def test_a_variable_without_a_token(text: str | None, code: str) -> None:
         EnvironmentToken("CI_TOKEN", env)(None)
     assert caught.value.code == code
     assert "lines" not in str(caught.value) + caught.value.hint
-
-
-@pytest.mark.parametrize(
-    ("token", "ends"),
-    [
-        (by_pyjwt(claims()), NOW + 600_000),
-        (by_pyjwt(claims(exp=None)), None),
-        (by_hand(claims(exp="soon")), None),
-        (by_hand(claims(exp=True)), None),
-        (by_hand([1]), None),
-        (by_hand(b"not JSON"), None),
-        ("opaque", None),
-        ("a.b.c", None),
-        ("a.\u0661.c", None),
-        ("", None),
-    ],
-)
-def test_when_a_token_ends(token: str, ends: int | None) -> None:
-    assert credentials.expires_at(token) == ends

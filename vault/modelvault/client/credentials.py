@@ -7,15 +7,13 @@ mint binds the token to that key, one that was handed a token gives what it has.
 
 from __future__ import annotations
 
-import base64
 import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from modelvault import canonical
 from modelvault.access import Caller
-from modelvault.errors import AuthenticationError, InvalidRequest, unframed
+from modelvault.errors import AuthenticationError, unframed
 
 TokenSource = Callable[[str | None], str]
 MAX_TOKEN_BYTES = 16 << 10
@@ -137,21 +135,6 @@ class Credentials:
 
     def __repr__(self) -> str:
         return "<Credentials>"
-
-
-def expires_at(token: str) -> int | None:
-    """When a token says that it ends, in ms; None where it doesn't, or isn't a JWT.
-
-    Nothing is verified: this is for the one who shows the token, to know when to get another.
-    """
-    payload = token.split(".")[1:2]
-    try:
-        raw = base64.urlsafe_b64decode("".join(payload) + "===")
-        claims = canonical.loads(raw, MAX_TOKEN_BYTES)
-    except (ValueError, InvalidRequest):
-        return None
-    ends = claims.get("exp") if isinstance(claims, dict) else None
-    return ends * 1000 if type(ends) is int else None
 
 
 def checked(token: str, what: str) -> str:

@@ -18,10 +18,10 @@ from contextlib import suppress
 
 import msgspec
 
-from modelvault.client.credentials import MAX_TOKEN_BYTES, checked, expires_at
+from modelvault.client.credentials import MAX_TOKEN_BYTES, checked
 from modelvault.clock import Clock, boot_ms
 from modelvault.errors import AuthenticationError, unframed
-from modelvault.identity import binding
+from modelvault.identity import binding, peek
 
 AUDIENCE = "MODELVAULT_AUDIENCE"
 TIMEOUT_S = 30.0
@@ -96,7 +96,7 @@ class HelperToken:
         now = self._clock()
         output = self._run(self._env | {AUDIENCE: audience})
         token = checked(output.strip(), f"what the token helper {self._name!r} printed")
-        ends = expires_at(token)
+        ends = peek.expires_at(token)
         if ends is None:
             return _Kept(token, now)
         return _Kept(token, ends - min(_LONGEST_MARGIN_MS, max(ends - now, 0) // 5))

@@ -8,17 +8,16 @@ no signature of a token that it got over TLS from the token endpoint itself (Ope
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import msgspec
 
-from modelvault import canonical
 from modelvault.adapters.oidc_login.transport import Transport, allowed, bad_login, unavailable
 from modelvault.clock import Clock
-from modelvault.errors import AuthenticationError, InvalidRequest, ModelVaultError, unframed
+from modelvault.errors import AuthenticationError, ModelVaultError, unframed
+from modelvault.identity import peek
 from modelvault.ports.login import Granted
 from modelvault.settings import Login
 
@@ -88,7 +87,7 @@ class OidcProvider:
                 f"it gave no usable {self.login.shows}",
                 "check the client's scopes at the provider, and `shows` in the profile's login",
             )
-        claims = _claims(answer.get("id_token"))
+        claims = peek.claims(answer.get("id_token"))
         if claims is not None:
             self._check_id_token(claims, nonce)
         elif nonce is not None or self.login.shows == "id_token":
@@ -144,9 +143,9 @@ class OidcProvider:
             raise failed("its id token belongs to another login", "log in again")
 
     def _ends(self, token: str, answer: Mapping[str, Any]) -> int:
-        claims = _claims(token)
-        if claims is not None and type(claims.get("exp")) is int:
-            return int(claims["exp"]) * 1000
+        said = peek.expires_at(token)
+        if said is not None:
+            return said
         lifetime = answer.get("expires_in")
         seconds = lifetime if type(lifetime) is int and lifetime > 0 else _DEFAULT_LIFETIME_S
         return self.clock() + min(seconds, 86_400) * 1000
@@ -191,16 +190,3 @@ def _is_token(token: object) -> TypeGuard[str]:
         and token.isascii()
         and token.isprintable()
     )
-
-
-def _claims(token: object) -> dict[str, Any] | None:
-    """What a JWT says, unverified; None for what isn't one."""
-    if not isinstance(token, str) or token.count(".") != 2 or len(token) > MAX_TOKEN_BYTES:
-        return None
-    try:
-        value = canonical.loads(
-            base64.urlsafe_b64decode(token.split(".")[1] + "==="), MAX_TOKEN_BYTES
-        )
-    except (ValueError, InvalidRequest):
-        return None
-    return value if isinstance(value, dict) else None
