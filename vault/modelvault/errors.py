@@ -8,8 +8,12 @@ or the text of another library's exception.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import ClassVar, ParamSpec, TypeVar
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 class ModelVaultError(Exception):
@@ -50,6 +54,23 @@ def unframed(error: Error) -> Error:
     """
     error.__context__ = error.__cause__ = None
     return error.with_traceback(None)
+
+
+def sealed(call: Callable[Given, Result]) -> Callable[Given, Result]:
+    """The function, with every error of ours coming out `unframed`.
+
+    For the edge of an adapter: the foreign exception behind an error, and the frames it came
+    through, can hold plaintexts, tokens and signed URLs.
+    """
+
+    @wraps(call)
+    def sealing(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        try:
+            return call(*args, **kwargs)
+        except ModelVaultError as error:
+            raise unframed(error) from None
+
+    return sealing
 
 
 class InvalidRequest(ModelVaultError):

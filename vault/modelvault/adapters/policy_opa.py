@@ -22,7 +22,7 @@ from requests.adapters import HTTPAdapter
 
 from modelvault.access import Evaluation
 from modelvault.clock import Clock, boot_ms
-from modelvault.errors import InvalidRequest, Unavailable
+from modelvault.errors import InvalidRequest, Unavailable, sealed
 
 PACKAGE = "modelvault.authz"
 RULE = "decision"
@@ -70,6 +70,7 @@ class OpaEngine:
         self._pause = pause
         self._client = _client(server, clock)
 
+    @sealed
     def evaluate(self, document: dict[str, Any]) -> Evaluation:
         """The rule's value, unexamined but for being an object, and its bundle's revision.
 

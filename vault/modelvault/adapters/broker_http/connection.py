@@ -26,7 +26,13 @@ from urllib3.exceptions import (
 
 from modelvault.access import Caller
 from modelvault.clock import Clock, utc_ms
-from modelvault.errors import AuthenticationError, InvalidRequest, ModelVaultError, Unavailable
+from modelvault.errors import (
+    AuthenticationError,
+    InvalidRequest,
+    ModelVaultError,
+    Unavailable,
+    sealed,
+)
 from modelvault.wire import problem
 from modelvault.wire.calls import Call
 from modelvault.wire.problem import MAX_PROBLEM, MEDIA_TYPE, Problem
@@ -76,6 +82,7 @@ class Connection:
             ssl_context=_tls(address),
         )
 
+    @sealed
     def ask(self, call: Call, caller: Caller, id: str = "", body: object = None) -> Any:  # noqa: ANN401
         """The answer of one call. Raises the broker's error, or Unavailable (`broker_unavailable`,
         `broker_untrusted`), after several tries where the call may simply be sent again."""

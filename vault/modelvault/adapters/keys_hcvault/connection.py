@@ -19,7 +19,7 @@ import requests
 from modelvault.adapters.keys_hcvault.login import Granted, Login, granted
 from modelvault.adapters.keys_hcvault.server import Server
 from modelvault.clock import Clock, boot_ms
-from modelvault.errors import ModelVaultError, Unavailable
+from modelvault.errors import ModelVaultError, Unavailable, sealed
 
 T = TypeVar("T")
 Ask = Callable[[hvac.Client], T]
@@ -60,6 +60,7 @@ class Connection:
         """Where transit is."""
         return self.server.mount
 
+    @sealed
     def call(self, ask: Ask[T]) -> T:
         """Ask with a client that is logged in.
 
@@ -83,14 +84,16 @@ class Connection:
             session.client.adapter.close()
 
     def _ask(self, session: _Session, ask: Ask[T]) -> T:
+        told: Exception
         try:
             return ask(session.client)
         except hvac.exceptions.Forbidden:
-            raise _Denied from None
+            told = _Denied()
         except (hvac.exceptions.InvalidRequest, hvac.exceptions.InvalidPath) as refused:
-            raise Refused(says(refused)) from None
+            told = Refused(says(refused))
         except Exception as failure:  # noqa: BLE001  each becomes Unavailable, with its own reason
-            raise translated(failure) from None
+            told = translated(failure)
+        raise told  # out here it has no context: hvac's exception holds what was sent and answered
 
     def _session(self) -> _Session:
         current = self._current

@@ -41,11 +41,12 @@ class HcvaultKeys:
 
     def data_key(self, key: str, context: bytes) -> tuple[Secret, WrappedKey]:
         """A fresh 32-byte DEK, and the same wrapped by the KEK's newest version."""
+        name = checked(key)
         answer = asked(
             key,
             lambda: self._connection.call(
                 lambda client: client.secrets.transit.generate_data_key(
-                    name=checked(key),
+                    name=name,
                     key_type="plaintext",
                     context=encoded(context),
                     mount_point=self._connection.mount,
@@ -58,12 +59,12 @@ class HcvaultKeys:
     def unwrap(self, key: str, wrapped: WrappedKey, context: bytes) -> Secret:
         """The DEK. hvac hands it over as text, which can't be wiped: it lives for a moment in
         here and nowhere else (docs/threat-model.md says so)."""
-        ciphertext = text_of(wrapped)
+        name, ciphertext = checked(key), text_of(wrapped)
         answer = asked(
             key,
             lambda: self._connection.call(
                 lambda client: client.secrets.transit.decrypt_data(
-                    name=checked(key),
+                    name=name,
                     ciphertext=ciphertext,
                     context=encoded(context),
                     mount_point=self._connection.mount,

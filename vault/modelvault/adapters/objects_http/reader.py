@@ -16,7 +16,7 @@ from modelvault.adapters.objects_http.transport import (
     read_some,
     unavailable,
 )
-from modelvault.errors import IntegrityError, NotFound
+from modelvault.errors import IntegrityError, NotFound, sealed
 from modelvault.ports.objects import check_name
 
 
@@ -81,6 +81,7 @@ class _Stream:
     def __exit__(self, *_: object) -> None:
         self._close()
 
+    @sealed
     def total(self) -> int:
         """How many bytes the object has. Raises EOFError for an empty one."""
         answer = self._connected()
@@ -89,6 +90,7 @@ class _Stream:
             raise unavailable()
         return int(text)
 
+    @sealed
     def read(self, buffer: memoryview) -> None:
         """Fill `buffer` with the next bytes."""
         try:

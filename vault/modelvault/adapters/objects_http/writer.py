@@ -12,7 +12,7 @@ from modelvault.artifact.grouping import group
 from modelvault.artifact.parallel import run_blocks
 from modelvault.clock import Clock
 from modelvault.crypto import derive
-from modelvault.errors import Conflict, InvalidRequest, Unavailable
+from modelvault.errors import Conflict, InvalidRequest, Unavailable, sealed
 from modelvault.lease import Link, PutAsk, Putting
 
 AskPut = Callable[[PutAsk], Putting]
@@ -77,6 +77,7 @@ class HttpUploads:
     def delete(self, name: str) -> None:
         """Nothing: a client has no right to delete. `gc` takes what a dead upload left."""
 
+    @sealed
     def _send(self, links: _PutLinks, number: int, part: memoryview) -> None:
         """The same bytes, until they are there: encrypting a position twice with other bytes is
         what must never happen, and sending ciphertext twice is harmless."""
