@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -28,6 +29,8 @@ class HcvaultAdmin:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        # OpenBao calls rotations at one moment failed that were done.
+        self._rotating = threading.Lock()
 
     def create(self, key: str) -> None:
         """Make a KEK at version 1. Raises Conflict (`kek_exists`).
@@ -55,12 +58,13 @@ class HcvaultAdmin:
         """Add a version and return its number."""
         name = checked(key)
         self._versions(name)  # a missing key must not be an answer of any other kind
-        answer = self._call(
-            name,
-            lambda client: client.secrets.transit.rotate_key(
-                name=name, mount_point=self._connection.mount
-            ),
-        )
+        with self._rotating:
+            answer = self._call(
+                name,
+                lambda client: client.secrets.transit.rotate_key(
+                    name=name, mount_point=self._connection.mount
+                ),
+            )
         newest = data_of(answer).get("latest_version")
         if type(newest) is not int:
             raise unavailable("it doesn't say which version it made")
