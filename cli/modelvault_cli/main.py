@@ -47,6 +47,8 @@ COMMANDS = {
     "policy": Entry(_ADMIN, "policy:policy", "Test, check, explain and publish policies."),
     "token": Entry(_ADMIN, "identity:token", "Mint short-lived tokens."),
     "audit": Entry(_WATCH, "audit:audit", "Read the audit log."),
+    "login": Entry(_WATCH, "login:login", "Log in as a person, for a broker."),
+    "logout": Entry(_WATCH, "login:logout", "End that login."),
     "whoami": Entry(_WATCH, "identity:whoami", "Show whom the vault takes you for."),
     "doctor": Entry(_WATCH, "doctor:doctor", "Check the installation and say how to mend it."),
     "gc": Entry(_WATCH, "vault:gc", "Remove what was deleted, and what dead pushes left."),

@@ -55,6 +55,22 @@ class Who(Document, frozen=True, kw_only=True):
     expires_at: str
 
 
+class LoggedIn(Document, frozen=True, kw_only=True):
+    """`login`: where, until when the first token is good, and whether new ones come by
+    themselves."""
+
+    issuer: str
+    expires_at: str
+    renewable: bool
+
+
+class LoggedOut(Document, frozen=True, kw_only=True):
+    """`logout`: whether somebody was logged in, and whether the provider was told."""
+
+    was_logged_in: bool
+    revoked: bool
+
+
 class Collected(Document, frozen=True, kw_only=True):
     """`gc`: what was removed, or would be."""
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from modelvault.lease import PolicyBundle
     from modelvault.policy.bundle import Bundle
     from modelvault.policy.rego import Finding as PolicyFinding
+    from modelvault.ports.login import Prompt
     from modelvault.settings import Settings
     from modelvault.wiring.checkup import Finding
+    from modelvault.wiring.identity import LoggedIn
     from modelvault.wiring.making import Made
 
 ADMIN_GROUP = "admins"
@@ -221,6 +223,33 @@ def doctor(home: str | Path | None = None) -> tuple[Finding, ...]:
         clock.utc_ms,
         machine.machine(),
     )
+
+
+def login_by_browser(show: Callable[[str], None], *, profile: str | None = None) -> LoggedIn:
+    """Log in as a person with a browser on this machine; `show` gets the address to open.
+
+    Raises InvalidRequest (`bad_login`), AuthenticationError (`login_failed`), Unavailable.
+    """
+    from modelvault.wiring import identity
+
+    return identity.log_in_by_browser(_settings(None, profile, None), show)
+
+
+def login_by_device(tell: Callable[[Prompt], None], *, profile: str | None = None) -> LoggedIn:
+    """Log in as a person with any other device; `tell` gets what to open and to type there.
+
+    Raises as `login_by_browser`.
+    """
+    from modelvault.wiring import identity
+
+    return identity.log_in_by_device(_settings(None, profile, None), tell)
+
+
+def logout(*, profile: str | None = None) -> bool | None:
+    """End a person's login. False: the provider couldn't be told. None: there was none."""
+    from modelvault.wiring import identity
+
+    return identity.log_out(_settings(None, profile, None))
 
 
 def _settings(home: str | Path | None, profile: str | None, token: str | None) -> Settings:

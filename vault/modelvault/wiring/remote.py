@@ -12,6 +12,7 @@ from modelvault.client.pins import Pins, read_trust
 from modelvault.client.session import Session
 from modelvault.errors import AuthenticationError, NotFound, unframed
 from modelvault.settings import Settings
+from modelvault.wiring.identity import further_source
 
 LEAST_THREADS = 4  # requests to a store wait for one another more than for the processor
 
@@ -28,7 +29,7 @@ def session(url: str, settings: Settings) -> Session:
 
     address = Address(url=url, ca=settings.ca, certificate=settings.certificate, key=settings.key)
     trust = read_trust(_trust_path(settings))
-    credentials = _credentials(settings)
+    credentials = _credentials(settings, trust.vault)
     threads = max(settings.threads, LEAST_THREADS)
     broker = RemoteBroker(Connection(address))
     transport = Transport(ca=settings.store_ca or settings.ca, connections=4 * threads)
@@ -71,11 +72,15 @@ def _trust_path(settings: Settings) -> Path:
     return path
 
 
-def _credentials(settings: Settings) -> Credentials:
+def _credentials(settings: Settings, vault: str) -> Credentials:
     from importlib.metadata import version
 
     try:
-        source = choose(token=settings.token, token_file=settings.token_file)
+        source = choose(
+            token=settings.token,
+            token_file=settings.token_file,
+            further=further_source(settings, vault),
+        )
     except AuthenticationError as refused:
         raise unframed(refused) from None
     return Credentials(source, f"modelvault/{version('encrypted-model-vault')}")
