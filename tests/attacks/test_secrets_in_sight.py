@@ -253,7 +253,9 @@ def test_logs_of_every_library(
 
 def test_what_holds_a_secret_is_not_pickled(home: Path, vault: Session) -> None:
     token = vault.mint_token(sub="job", groups=["inference"])
-    settings = Settings(home=home, config_home=home, token=token, passphrase=PASSPHRASE)
+    settings = Settings(
+        home=home, config_home=home, state_home=home, token=token, passphrase=PASSPHRASE
+    )
     with connect(token=token) as job, connect() as owner:
         model = owner.load("m", purpose="inference")
         for thing in (

@@ -9,6 +9,11 @@ import msgspec
 from modelvault.crypto.dsse import Envelope
 
 
+def holder(subject: str, instance: str | None) -> str:
+    """Whom limits count: a principal, or one instance of it."""
+    return subject if instance is None else f"{subject}#{instance}"
+
+
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     """A model: its signed record, the head of its versions and the lowest KEK version in use."""
 
@@ -114,7 +119,7 @@ class LeaseRow(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def holder(self) -> str:
         """Whom bytes are charged to."""
-        return self.subject if self.instance is None else f"{self.subject}#{self.instance}"
+        return holder(self.subject, self.instance)
 
 
 class Revocation(msgspec.Struct, frozen=True, kw_only=True):

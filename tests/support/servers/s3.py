@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import botocore.exceptions
 import requests
 
 from modelvault.adapters.objects_s3 import Bucket
@@ -32,9 +33,7 @@ class S3Server:
         self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.process = self._versitygw() if kind == "versitygw" else self._seaweedfs()
-        client = self.bucket().client()
-        client.create_bucket(Bucket=BUCKET)
-        client.close()
+        self.process.until(self._has_bucket, 60)
 
     def bucket(self, **changes: object) -> Bucket:
         values: dict = {
@@ -89,6 +88,18 @@ class S3Server:
             env={"PATH": os.environ["PATH"], "HOME": str(self.folder)},
             ready_s=60,
         )  # fmt: skip
+
+    def _has_bucket(self) -> bool:
+        client = self.bucket().client(timeout_s=5.0, tries=1)
+        try:
+            client.create_bucket(Bucket=BUCKET)
+        except client.exceptions.BucketAlreadyOwnedByYou:
+            return True
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
+            return False
+        finally:
+            client.close()
+        return True
 
     def _ready(self) -> bool:
         try:

@@ -21,7 +21,9 @@ from modelvault.broker.asked import (
 )
 from modelvault.broker.engines import Engines
 from modelvault.broker.parts import Parts
+from modelvault.broker.throttle import Throttle
 from modelvault.broker.verified import KnownVersion, Records, absent
+from modelvault.catalog import holder
 from modelvault.clock import to_text
 from modelvault.errors import AccessDenied, AuthenticationError, NotFound, unframed
 from modelvault.identity import tokens
@@ -49,6 +51,7 @@ class Gate:
         engines: Engines,
         issuers: Iterable[Issuer],
         issuer_keys: IssuerKeys,
+        throttle: Throttle,
     ) -> None:
         self._vault = parts.vault
         self._ledger = parts.ledger
@@ -56,15 +59,18 @@ class Gate:
         self._engines = engines
         self._issuers = tuple(issuers)
         self._issuer_keys = issuer_keys
+        self._throttle = throttle
 
     def authenticate(self, caller: Caller, action: str, key_hash: str | None) -> Who:
         """The caller, by its token, at the ledger's time.
 
         `key_hash` is that of the recipient key that the request names, or None: only for that key
         is a key-bound token good. Raises AuthenticationError, and AccessDenied (`revoked`) for a
-        principal that may do nothing any more; both once they are in the audit log.
+        principal that may do nothing any more; both once they are in the audit log. Unavailable
+        (`rate_limited`) for one request too many, of which only the metrics tell.
         """
         now = self._ledger.now()
+        self._throttle.check_address(caller.source_ip, now)
         try:
             principal = tokens.verify(
                 caller.token,
@@ -75,8 +81,10 @@ class Gate:
                 key_hash=key_hash,
             )
         except AuthenticationError as refused:
+            self._throttle.failed(caller.source_ip, now)
             self._ledger.append(unauthenticated(caller, action, now, refused.code))
             raise unframed(refused) from None
+        self._throttle.admit(holder(principal.id, principal.instance), now)
         who = Who(caller, principal, now)
         if action not in _LOOKED_AT_LATER:
             self._check_revoked(who, action)

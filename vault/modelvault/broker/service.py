@@ -28,6 +28,7 @@ from modelvault.broker.renewal import Renewer
 from modelvault.broker.rotation import Rotator
 from modelvault.broker.steward import Steward
 from modelvault.broker.terms import Terms
+from modelvault.broker.throttle import Rates, Throttle, unlimited
 from modelvault.broker.verified import Records
 from modelvault.errors import InvalidRequest
 from modelvault.identity.issuer import Issuer
@@ -71,7 +72,7 @@ class LocalBroker:
     ledger's policy revision must be set before the first call: until then all is refused.
     `segment_length` is in bytes of encrypted segment. `urls` gives links to the objects. `kept` are
     the policies that a service keeps for all its brokers, and `candidate_for` builds the engine
-    that tries one before it counts.
+    that tries one before it counts. `rates` limit requests; without them nothing does.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class LocalBroker:
         urls: UrlSigner | None = None,
         kept: KeptPolicies | None = None,
         candidate_for: EngineFor | None = None,
+        rates: Rates | None = None,
     ) -> None:
         parts = Parts(
             vault=vault,
@@ -107,7 +109,8 @@ class LocalBroker:
             terms=terms or Terms(),
         )
         self._engines = Engines(ledger, engine_for, candidate_for)
-        self._gate = Gate(parts, Records(parts), self._engines, issuers, issuer_keys)
+        throttle = unlimited() if rates is None else Throttle(ledger.count, rates)
+        self._gate = Gate(parts, Records(parts), self._engines, issuers, issuer_keys, throttle)
         self._publisher = Publisher(parts, self._gate)
         self._releaser = Releaser(parts, self._gate)
         self._renewer = Renewer(parts, self._gate)

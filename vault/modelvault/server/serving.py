@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +20,7 @@ from fastapi import FastAPI
 from modelvault.errors import InvalidRequest
 
 _PLAIN = frozenset({"127.0.0.1", "::1", "localhost"})
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _KEPT = ("request", "call", "method", "status", "ms", "code", "failure", "frames")
 
 
@@ -69,6 +73,20 @@ class _Uvicorn(uvicorn.Server):
         super().__init__(config)
         self._stopping = stopping
         self._notice_s = notice_s
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but a signal that was heeded isn't raised again at the end: that would
+        end the process before it has let go of its parts, and call a stop in order a failure."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {each: signal.signal(each, self.handle_exit) for each in _SIGNALS}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal: readiness says no, and after a moment the port closes."""

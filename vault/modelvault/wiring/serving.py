@@ -100,6 +100,7 @@ def open_parts(told: Deployment) -> Parts:
     from modelvault.adapters.objects_s3 import S3Signer
     from modelvault.broker.kept import KeptPolicies
     from modelvault.broker.service import LocalBroker
+    from modelvault.broker.throttle import Rates
 
     trust = read_trust(told.vault.trust)
     with ExitStack() as opened:
@@ -134,6 +135,9 @@ def open_parts(told: Deployment) -> Parts:
             urls=S3Signer(store),
             kept=kept,
             candidate_for=candidate_for,
+            rates=Rates(
+                principal=told.limits.principal_per_minute, failures=told.limits.failures_per_minute
+            ),
         )
         opened.callback(made.close)
         close = opened.pop_all().close
