@@ -19,6 +19,7 @@ from modelvault.errors import InvalidRequest
 from modelvault.manifest import MAX_SEGMENT, MIN_SEGMENT, DigestAlgorithm
 
 MAX_FILE = 1 << 20
+_ISSUER_PATHS = frozenset({"ca", "jwks_file", "token_file"})
 
 Role = Literal["broker", "steward", "both"]
 Text = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -194,9 +195,21 @@ def read(path: Path) -> Deployment:
         raise ValueError("a path is a text that isn't empty")
 
     try:
-        return msgspec.convert(tomllib.loads(data.decode("utf-8")), Deployment, dec_hook=decode)
+        told = msgspec.convert(tomllib.loads(data.decode("utf-8")), Deployment, dec_hook=decode)
     except (ValueError, msgspec.ValidationError) as error:
         raise _bad(path, str(error)) from None
+    issuers = tuple(_with_paths(issuer, folder) for issuer in told.issuers)
+    return msgspec.structs.replace(told, issuers=issuers)
+
+
+def _with_paths(issuer: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An issuer's table, not examined here, with its paths made absolute."""
+    return {
+        name: str(folder / Path(value).expanduser())
+        if name in _ISSUER_PATHS and isinstance(value, str) and value
+        else value
+        for name, value in issuer.items()
+    }
 
 
 def secret_text(path: Path) -> str:

@@ -109,3 +109,14 @@ def test_a_secret_that_isnt_there(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest) as caught:
         deployment.secret_text(tmp_path / "none")
     assert caught.value.code == "bad_secret_file"
+
+
+def test_paths_of_issuers_count_from_the_files_folder_too(tmp_path: Path) -> None:
+    path = tmp_path / "modelvault.toml"
+    path.write_text(
+        WHOLE.replace('name = "idp"', 'name = "idp"\nca = "ca.pem"\njwks_file = "/etc/keys.json"')
+    )
+    (issuer,) = deployment.read(path).issuers
+    assert issuer == {
+        "name": "idp", "ca": str(tmp_path / "ca.pem"), "jwks_file": "/etc/keys.json",
+    }  # fmt: skip

@@ -273,7 +273,7 @@ def _one(told: dict[str, Any], folder: Path) -> Trusted:
         raise InvalidRequest(
             "bad_issuers",
             f"issuer {told.get('name')!r} of the configuration can't be used: {error}",
-            "see docs/operations.md for all settings of issuers",
+            "see docs/identity.md for all settings of issuers",
         ) from None
 
 
