@@ -16,6 +16,7 @@ import urllib3
 from modelvault import clock
 from modelvault.adapters.issuers_jwks import JwksIssuers
 from modelvault.adapters.oidc_login import OidcProvider, log_in_by_browser, log_in_by_device
+from modelvault.adapters.oidc_login import browser as browser_module
 from modelvault.errors import AuthenticationError, InvalidRequest, ModelVaultError, Unavailable
 from modelvault.identity import presets, tokens
 from modelvault.ports.login import Granted, Prompt
@@ -517,3 +518,9 @@ def test_no_token_shows_in_an_error_or_a_repr(idp: Provider, provider: OidcProvi
     with pytest.raises(TypeError):
         granted.__reduce__()
     assert msgspec.json.decode(msgspec.json.encode(granted), type=Granted) == granted
+
+
+def test_a_login_under_way_shows_nothing() -> None:
+    ask = browser_module._Ask(state="s3", nonce="n3", verifier="v3", redirect="r3")
+    answer = browser_module._Answer({"code": "c3", "state": "s3"})
+    assert not any(secret in f"{ask!r} {answer!r}" for secret in ("s3", "n3", "v3", "c3"))
