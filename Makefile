@@ -47,6 +47,8 @@ docs: install
 
 docs-write: install
 	$(BIN)/python tests/support/cli_reference.py
+	$(BIN)/python -c 'import sys; from modelvault.server import openapi; \
+		sys.stdout.buffer.write(openapi.text())' > docs/openapi.json
 
 fuzz: install
 	@for target in tests/fuzz/fuzz_*.py; do echo "$$target"; \

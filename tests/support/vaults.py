@@ -256,6 +256,16 @@ class Vault:
         )  # fmt: skip
         return upload, split(key.open(upload.sealed, info), paths)
 
+    def opened_keys(
+        self, upload: Upload, ask: Any, key: RecipientKey, paths: Sequence[str]
+    ) -> dict[str, Secret]:
+        """The file keys of an upload that was opened or resumed for `key`."""
+        info = binding.info(
+            "push", self.id, upload.id, upload.tenant, upload.model, 0, None, "push", paths,
+            ask.recipient, ask.nonce,
+        )  # fmt: skip
+        return split(key.open(upload.sealed, info), paths)
+
     def put(self, upload: Upload, path: str, plain: bytes, key: Secret) -> DraftFile:
         """Encrypt and put one file, as the client does."""
         names = (f"objects/{secrets.token_hex(16)}", f"objects/{secrets.token_hex(16)}")

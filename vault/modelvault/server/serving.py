@@ -37,7 +37,6 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     client_optional: bool = False
     drain_s: float = 30.0
     notice_s: float = 0.0
-    log_level: str = "info"
 
 
 class Server:
@@ -57,7 +56,6 @@ class Server:
         Raises InvalidRequest (`bad_serving`) for a certificate that can't be used, or a host that
         isn't loopback without one; OSError where the port is taken.
         """
-        log(serving.log_level)
         self._server = _Uvicorn(_config(app, serving), self._stopping, serving.notice_s)
         self._server.run()
 

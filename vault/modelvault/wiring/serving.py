@@ -88,7 +88,6 @@ def serve(path: Path) -> None:
                 client_ca=None if tls is None else tls.client_ca,
                 client_optional=tls is not None and tls.client_optional,
                 drain_s=told.serve.drain_s,
-                log_level=told.serve.log_level,
             ),
         )
     finally:
