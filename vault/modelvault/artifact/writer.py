@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from modelvault.artifact import leaves
 from modelvault.crypto import floe
@@ -12,6 +13,32 @@ from modelvault.errors import InvalidRequest
 from modelvault.ports.objects import ObjectWriter
 
 ReadInto = Callable[[int, memoryview], None]
+
+
+class Trail(Protocol):
+    """What an earlier run of the same encryption left, and what this one leaves.
+
+    `header` and `leaves` (by segment) are of segments that need not be encrypted again: `fill` is
+    not called for them. All of it is public: nothing in here opens anything.
+    """
+
+    @property
+    def header(self) -> bytes | None:
+        """The header of the earlier run."""
+        ...
+
+    @property
+    def leaves(self) -> Mapping[int, bytes]:
+        """The leaves of its segments, by position."""
+        ...
+
+    def begin(self, header: bytes) -> None:
+        """The header that all segments are under."""
+        ...
+
+    def leaf(self, position: int, leaf: bytes) -> None:
+        """A segment's leaf, before the segment is sent."""
+        ...
 
 
 def encrypt_file(
@@ -24,20 +51,25 @@ def encrypt_file(
     store: ObjectWriter,
     names: tuple[str, str],
     progress: Callable[[int], None],
+    trail: Trail | None = None,
 ) -> str:
     """Put the ciphertext under names[0] and the leaf list under names[1]; return the digest.
 
     `read_into(offset, buffer)` fills a buffer of plaintext and is called once for each byte, from
     the store's threads, as is `progress(plaintext bytes done since the last call)`. Encrypting
     and hashing happen in those threads too, each with one plaintext buffer of a segment's size
-    that is wiped before this returns. `size` is in bytes; `key` stays the caller's to wipe.
+    that is wiped before this returns. `size` is in bytes; `key` stays the caller's to wipe. With a
+    `trail` of an earlier run the store may ask for the missing segments alone: they get fresh IVs
+    under the same header, and which ciphertext of a segment counts, its leaf says.
 
     Raises what the store and `read_into` raise, and InvalidRequest (`too_large`).
     """
     segments = geometry.segments(size)
     if segments > floe.MAX_SEGMENTS:
         raise InvalidRequest("too_large", f"a file of {size} bytes has too many segments")
-    job = _Job(read_into, size, floe.Encryptor(key, aad, geometry), digest_alg, progress)
+    header = None if trail is None else trail.header
+    encryptor = floe.Encryptor(key, aad, geometry, header)
+    job = _Job(read_into, size, encryptor, digest_alg, progress, trail)
     try:
         store.put(names[0], job.part_sizes(), job.fill)
     finally:
@@ -57,7 +89,9 @@ class _Job:
         encryptor: floe.Encryptor,
         digest_alg: str,
         progress: Callable[[int], None],
+        trail: Trail | None,
     ) -> None:
+        self._trail = trail
         self._read_into = read_into
         self._size = size
         self._encryptor = encryptor
@@ -68,6 +102,10 @@ class _Job:
         self._plain = _Buffers(min(size, self._geometry.payload))
         self.leaf_list = bytearray(leaves.list_size(self._geometry, size))
         self._set_leaf(0, self._leaf(encryptor.header))
+        if trail is not None:
+            trail.begin(encryptor.header)
+            for position, leaf in trail.leaves.items():
+                self._set_leaf(position + 1, leaf)
 
     def part_sizes(self) -> list[int]:
         """The parts of the ciphertext object: a segment each, the first with the header."""
@@ -91,7 +129,10 @@ class _Job:
             self._encryptor.encrypt_into(position, plain, position == self._last, out)
         finally:
             self._plain.give(scratch)
-        self._set_leaf(position + 1, self._leaf(out))
+        leaf = self._leaf(out)
+        self._set_leaf(position + 1, leaf)
+        if self._trail is not None:
+            self._trail.leaf(position, leaf)
         self._progress(length)
 
     def _set_leaf(self, index: int, leaf: bytes) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from modelvault.client.credentials import Credentials
@@ -13,7 +15,11 @@ from modelvault.record import TrustFile
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """One vault as one client sees it. `clock` is a boot clock; `threads` read a large range."""
+    """One vault as one client sees it. `clock` is a boot clock; `threads` read a large range.
+
+    `journals` is the folder where pushes that are cut off leave what the next one goes on with;
+    None where none can go on.
+    """
 
     broker: Broker
     steward: Steward
@@ -23,6 +29,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     pins: Pins
     clock: Clock
     threads: int
+    journals: Path | None = None
 
     @property
     def vault(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from modelvault.crypto import derive
 from modelvault.lease import Upload
-from modelvault.ports.objects import ObjectReader, ObjectStore, UploadStore
+from modelvault.ports.objects import ObjectReader, ObjectStore, Track, UploadStore
 
 
 class Direct:
@@ -37,6 +37,15 @@ class _Opened:
         return derive.object_name(self._upload, seed)
 
     def put(self, name: str, sizes: Sequence[int], fill: Callable[[int, memoryview], None]) -> None:
+        self._store.put(name, sizes, fill)
+
+    def put_tracked(
+        self,
+        name: str,
+        sizes: Sequence[int],
+        fill: Callable[[int, memoryview], None],
+        track: Track,  # noqa: ARG002  a store that is near keeps nothing half put
+    ) -> None:
         self._store.put(name, sizes, fill)
 
     def delete(self, name: str) -> None:

@@ -12,6 +12,7 @@ from modelvault.artifact import trust as trusting
 from modelvault.artifact.trust import Seen, Verified
 from modelvault.client import keys as filekeys
 from modelvault.client.context import Context
+from modelvault.client.journal import Journal, open_journal
 from modelvault.client.keys import OneTimeKey
 from modelvault.client.progress import Progress, counter
 from modelvault.client.scan import Found, Scan
@@ -19,8 +20,15 @@ from modelvault.client.source import Source
 from modelvault.client.tag import exact, move_tag
 from modelvault.client.upload import Sent, Uploader
 from modelvault.crypto.secret import Secret
-from modelvault.errors import IntegrityError, InvalidRequest, ModelVaultError
-from modelvault.lease import DeclaredFile, Draft, Published, PushAsk, Upload
+from modelvault.errors import (
+    Conflict,
+    IntegrityError,
+    InvalidRequest,
+    ModelVaultError,
+    NotFound,
+    Unavailable,
+)
+from modelvault.lease import DeclaredFile, Draft, Published, PushAsk, ResumeAsk, Upload
 from modelvault.manifest import Hints, Provenance
 from modelvault.ports.objects import UploadStore
 from modelvault.reference import Reference
@@ -83,12 +91,13 @@ def push(
             f"{reference} names a version; the vault numbers versions itself",
             f"push to {reference.name} or {reference.name}:<tag>",
         )
-    once, upload = _begin(context, scanned, reference)
+    journal = open_journal(context.journals, context.vault, reference, scanned.files)
+    once, upload = _begin(context, scanned, reference, journal)
     store = context.places.opened(upload, once.hash)
     sent: tuple[Sent, ...] = ()
     try:
         keys = _open(context.vault, once, reference, upload, scanned.files)
-        sent = _send(store, scanned, upload, keys, public_metadata, progress)
+        sent = _send(store, scanned, upload, keys, public_metadata, progress, journal)
         found = _inspection(scanned, {each.file.path: each.format for each in sent})
         draft = Draft(
             files=tuple(each.file for each in sent),
@@ -99,9 +108,13 @@ def push(
         )
         seen = context.pins.seen()
         published = context.broker.commit(context.credentials.caller(once.hash), upload.id, draft)
-    except BaseException:
-        _give_up(context, store, upload, once.hash, sent)
+    except BaseException as failure:
+        if journal is None or not _may_go_on(failure):
+            _give_up(context, store, upload, once.hash, sent)
+        _leave(journal, failure)
         raise
+    if journal is not None:
+        journal.remove()
     verified = _verify(context, reference, published, upload, draft, seen)
     if reference.tag is not None:
         move_tag(context, exact(verified), reference.tag)
@@ -116,15 +129,49 @@ def push(
     )
 
 
-def _begin(context: Context, scanned: Scan, reference: Reference) -> tuple[OneTimeKey, Upload]:
+def _begin(
+    context: Context, scanned: Scan, reference: Reference, journal: Journal | None
+) -> tuple[OneTimeKey, Upload]:
+    """The upload that an earlier push left open, or a new one; and the key its keys are for."""
     once = OneTimeKey()
+    if journal is not None and journal.upload is not None:
+        resumed = _resumed(context, once, journal.upload)
+        if resumed is not None:
+            return once, resumed
+        once = OneTimeKey()
     ask = PushAsk(
         reference=str(reference),
         files=tuple(DeclaredFile(found.path, found.size) for found in scanned.files),
         nonce=once.nonce,
         recipient=once.recipient,
     )
-    return once, context.broker.open_version(context.credentials.caller(once.hash), ask)
+    upload = context.broker.open_version(context.credentials.caller(once.hash), ask)
+    if journal is not None:
+        journal.start(upload)
+    return once, upload
+
+
+def _resumed(context: Context, once: OneTimeKey, upload: str) -> Upload | None:
+    """The upload with its keys for this process; None where it can't be gone on with."""
+    ask = ResumeAsk(nonce=once.nonce, recipient=once.recipient)
+    try:
+        return context.broker.resume(context.credentials.caller(once.hash), upload, ask)
+    except (NotFound, Conflict):  # expired, given up, published, or another identity's
+        return None
+
+
+def _may_go_on(failure: BaseException) -> bool:
+    """Whether the same push may succeed later: an outage, or somebody pressed Ctrl-C."""
+    return isinstance(failure, (Unavailable, KeyboardInterrupt, SystemExit))
+
+
+def _leave(journal: Journal | None, failure: BaseException) -> None:
+    if journal is None:
+        return
+    if _may_go_on(failure):
+        journal.close()
+    else:
+        journal.remove()
 
 
 def _send(
@@ -134,6 +181,7 @@ def _send(
     keys: dict[str, Secret],
     public_metadata: bool,
     progress: Progress | None,
+    journal: Journal | None,
 ) -> tuple[Sent, ...]:
     uploader = Uploader(
         upload,
@@ -141,6 +189,7 @@ def _send(
         store,
         public_metadata=public_metadata,
         progress=counter(progress, scanned.size),
+        journal=journal,
     )
     try:
         return uploader.send(scanned.files)

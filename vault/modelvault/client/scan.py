@@ -45,6 +45,7 @@ class Found(msgspec.Struct, frozen=True):
     path: str
     source: Path
     identity: Identity
+    changed_ns: int = 0
 
     @property
     def size(self) -> int:
@@ -178,7 +179,7 @@ def _file(name: str, real: Path, shown: Path) -> Found:
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise _unreadable(shown, error) from None
-    return Found(unicodedata.normalize("NFC", name), real, Identity.of(status))
+    return Found(unicodedata.normalize("NFC", name), real, Identity.of(status), status.st_ctime_ns)
 
 
 def _name(path: Path, real: Path) -> str:

@@ -11,15 +11,16 @@ from contextlib import suppress
 import msgspec
 
 from modelvault.artifact.writer import encrypt_file
+from modelvault.client.journal import FileTrail, Journal
 from modelvault.client.scan import Found
 from modelvault.client.source import Source
 from modelvault.crypto import derive
 from modelvault.crypto.floe import Geometry
 from modelvault.crypto.secret import Secret
-from modelvault.errors import ModelVaultError, Unavailable
+from modelvault.errors import ModelVaultError, NotFound, Unavailable
 from modelvault.lease import DraftFile, Upload
 from modelvault.manifest import TensorEntry
-from modelvault.ports.objects import UploadStore
+from modelvault.ports.objects import ObjectWriter, Track, UploadStore
 from modelvault.weights import safetensors
 
 # A small file's time goes into making two objects durable, so several are under way at once; a
@@ -36,6 +37,21 @@ class Sent(msgspec.Struct, frozen=True):
     tensors: tuple[TensorEntry, ...]
 
 
+class _Tracked:
+    """A store that goes on with the ciphertext of one file, and puts the rest as ever."""
+
+    def __init__(self, store: UploadStore, tracked: str, track: Track) -> None:
+        self._store = store
+        self._tracked = tracked
+        self._track = track
+
+    def put(self, name: str, sizes: Sequence[int], fill: Callable[[int, memoryview], None]) -> None:
+        if name == self._tracked:
+            self._store.put_tracked(name, sizes, fill, self._track)
+        else:
+            self._store.put(name, sizes, fill)
+
+
 class Uploader:
     """Puts the files of one upload. `keys` are the FileKeys by path; the caller wipes them."""
 
@@ -47,18 +63,21 @@ class Uploader:
         *,
         public_metadata: bool,
         progress: Callable[[int], None],
+        journal: Journal | None = None,
     ) -> None:
         self._upload = upload
         self._keys = keys
         self._store = store
         self._public_metadata = public_metadata
         self._progress = progress
+        self._journal = journal
         self._geometry = Geometry(upload.segment_length)
         self._names: list[str] = []
         self._stop = threading.Event()
 
     def send(self, files: Sequence[Found]) -> tuple[Sent, ...]:
-        """Each file, in the order given. On any failure, Ctrl-C too, nothing stays in the store.
+        """Each file, in the order given. On any failure, Ctrl-C too, nothing stays in the store;
+        with a journal what is there stays for the next push.
 
         Raises what source and store raise: Conflict (`file_changed`), InvalidRequest
         (`unreadable`), Unavailable (a full disk, a read-only home).
@@ -77,6 +96,8 @@ class Uploader:
 
     def discard(self) -> None:
         """Delete what was put so far, as far as the store lets us; `gc` takes the rest."""
+        if self._journal is not None:
+            return
         with suppress(ModelVaultError):
             for name in self._names:
                 self._store.delete(name)
@@ -91,7 +112,31 @@ class Uploader:
                 raise
 
     def _send(self, found: Found) -> Sent:
-        names = (self._new_name(), self._new_name())
+        if self._journal is None:
+            return self._put(found, (self._new_name(), self._new_name()), self._store, None)
+        done = self._journal.finished(found)
+        if done is not None:
+            self._progress(found.size)
+            return Sent(done.file, done.format, done.tensors)
+        try:
+            return self._go_on(found, self._journal.trail(found))
+        except NotFound as lost:
+            if lost.code != "no_transfer":
+                raise
+        return self._go_on(found, self._journal.fresh(found))
+
+    def _go_on(self, found: Found, trail: FileTrail) -> Sent:
+        """Put what is missing of a file, and write down how far that got."""
+        payload = self._geometry.payload
+        self._progress(sum(min(payload, found.size - at * payload) for at in trail.leaves))
+        names = (self._store.name(trail.seeds[0]), self._store.name(trail.seeds[1]))
+        sent = self._put(found, names, _Tracked(self._store, names[0], trail), trail)
+        trail.finished(sent.file, sent.format, sent.tensors)
+        return sent
+
+    def _put(
+        self, found: Found, names: tuple[str, str], store: ObjectWriter, trail: FileTrail | None
+    ) -> Sent:
         self._names.extend(names)
         with Source(found) as source:
             digest = encrypt_file(
@@ -101,9 +146,10 @@ class Uploader:
                 derive.file_aad(self._upload.artifact, found.path),
                 self._geometry,
                 self._upload.digest_alg,
-                self._store,
+                store,
                 names,
                 self._progress,
+                trail,
             )
             kind = source.format()
             tensors = self._tensors(found, source) if kind == "safetensors" else ()

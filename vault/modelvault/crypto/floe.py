@@ -134,6 +134,20 @@ def _associated(position: int, final: bool) -> bytes:
     return position.to_bytes(8) + (b"\x01" if final else b"\x00")
 
 
+def _opened(key: Secret, aad: bytes, geometry: Geometry, header: Buffer) -> _Keys:
+    """The keys under a header, which is checked. Raises IntegrityError."""
+    head = bytes(header)
+    if len(head) != HEADER_BYTES or head[:_PARAMS_BYTES] != geometry.params():
+        raise IntegrityError("bad_header", "the ciphertext's header isn't the expected one")
+    keys = _Keys(key, head[_PARAMS_BYTES : _PARAMS_BYTES + _FLOE_IV], aad, geometry)
+    if not hmac.compare_digest(keys.header_tag, head[_PARAMS_BYTES + _FLOE_IV :]):
+        keys.wipe()
+        raise IntegrityError(
+            "bad_header_tag", "the ciphertext's header doesn't fit its key and name"
+        )
+    return keys
+
+
 class Encryptor:
     """Encrypts the segments of one plaintext under one fresh header. Thread-safe.
 
@@ -141,8 +155,19 @@ class Encryptor:
     no disaster, but only one of the two belongs into the file.
     """
 
-    def __init__(self, key: Secret, aad: bytes, geometry: Geometry) -> None:
+    def __init__(
+        self, key: Secret, aad: bytes, geometry: Geometry, header: Buffer | None = None
+    ) -> None:
+        """Under a fresh header, or to go on under the one that an earlier run began with.
+
+        Raises IntegrityError (`bad_header`, `bad_header_tag`) for a header of another key, name or
+        geometry.
+        """
         self.geometry = geometry
+        if header is not None:
+            self._keys = _opened(key, aad, geometry, header)
+            self.header = bytes(header)
+            return
         iv = os.urandom(_FLOE_IV)
         self._keys = _Keys(key, iv, aad, geometry)
         self.header = geometry.params() + iv + self._keys.header_tag
@@ -178,17 +203,8 @@ class Decryptor:
         Raises IntegrityError: `bad_header` (length or parameters), `bad_header_tag` (another
         key, associated data or IV).
         """
-        head = bytes(header)
-        if len(head) != HEADER_BYTES or head[:_PARAMS_BYTES] != geometry.params():
-            raise IntegrityError("bad_header", "the ciphertext's header isn't the expected one")
         self.geometry = geometry
-        iv = head[_PARAMS_BYTES : _PARAMS_BYTES + _FLOE_IV]
-        self._keys = _Keys(key, iv, aad, geometry)
-        if not hmac.compare_digest(self._keys.header_tag, head[_PARAMS_BYTES + _FLOE_IV :]):
-            self._keys.wipe()
-            raise IntegrityError(
-                "bad_header_tag", "the ciphertext's header doesn't fit its key and name"
-            )
+        self._keys = _opened(key, aad, geometry, header)
 
     def decrypt_into(self, position: int, segment: Buffer, final: bool, out: memoryview) -> None:
         """Write the plaintext into `out`, which is len(segment) - 32 bytes long.

@@ -176,8 +176,39 @@ class Places(Protocol):
         ...
 
 
+class Track(Protocol):
+    """Remembers how far the put of one object got, beyond the life of a process."""
+
+    transfer: str | None
+
+    def has(self, piece: int) -> bool:
+        """Whether an earlier run had this piece put, in the transfer that it began."""
+        ...
+
+    def begun(self, transfer: str) -> None:
+        """The transfer at the store that the pieces go to."""
+        ...
+
+    def sent(self, start: int, stop: int) -> None:
+        """The store has pieces `start` to `stop`. Called from several threads."""
+        ...
+
+
 class UploadStore(ObjectWriter, Protocol):
     """Puts the objects of one upload."""
+
+    def put_tracked(
+        self,
+        name: str,
+        sizes: Sequence[int],
+        fill: Callable[[int, memoryview], None],
+        track: Track,
+    ) -> None:
+        """As `put`, going on where an earlier run stopped: `fill` isn't called for pieces that
+        `track` and the store both have. Raises NotFound (`no_transfer`) when the store has lost
+        what was put: put it anew under another name.
+        """
+        ...
 
     def name(self, seed: str) -> str:
         """The name that `seed` (32 hex) makes for an object of this upload, and the only kind of

@@ -42,6 +42,7 @@ def session(url: str, settings: Settings) -> Session:
         pins=Pins(_memory(settings, trust.vault), trust.vault),
         clock=clocks.boot_ms,
         threads=threads,
+        journals=settings.state_home / trust.vault / "uploads",
     )
 
     def close() -> None:

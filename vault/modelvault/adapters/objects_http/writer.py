@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from modelvault.adapters.objects_http.transport import Again, Expired, Transport, bad_link
-from modelvault.artifact.grouping import group
+from modelvault.artifact.grouping import Group, group
 from modelvault.artifact.parallel import run_blocks
 from modelvault.clock import Clock
 from modelvault.crypto import derive
 from modelvault.errors import Conflict, InvalidRequest, Unavailable, sealed
 from modelvault.lease import Link, PutAsk, Putting
+from modelvault.ports.objects import Track
 
 AskPut = Callable[[PutAsk], Putting]
 PutDone = Callable[[PutAsk], None]
@@ -54,25 +55,50 @@ class HttpUploads:
 
     def put(self, name: str, sizes: Sequence[int], fill: Callable[[int, memoryview], None]) -> None:
         """See `ObjectWriter`. Raises NotFound (`no_upload`) and Unavailable as the broker does."""
+        self.put_tracked(name, sizes, fill, _Untracked())
+
+    def put_tracked(
+        self,
+        name: str,
+        sizes: Sequence[int],
+        fill: Callable[[int, memoryview], None],
+        track: Track,
+    ) -> None:
+        """See `UploadStore`."""
         with self._lock:
             seed = self._seeds.get(name)
         if seed is None:
             raise InvalidRequest("bad_object_name", "not a name of this upload", "use `name`")
         groups = group(sizes)
-        ask = PutAsk(seed=seed, sizes=tuple(each.size for each in groups))
-        links = _PutLinks(self._ask, ask, name, self._clock)
+        ask = PutAsk(seed=seed, sizes=tuple(each.size for each in groups), transfer=track.transfer)
+        missing = self._missing(ask, groups, track)
+        links = _PutLinks(self._ask, ask, name, self._clock, track.begun)
         own = threading.local()
 
-        def send(number: int, _stop: int) -> None:
+        def send(at: int, _stop: int) -> None:
+            number = missing[at]
             if not hasattr(own, "buffer"):
                 own.buffer = memoryview(bytearray(max(each.size for each in groups)))
             part = own.buffer[: groups[number].size]
             groups[number].fill(sizes, fill, part)
             self._send(links, number + 1, part)
+            track.sent(groups[number].start, groups[number].stop)
 
-        run_blocks(send, len(groups), 1, self._threads)
+        run_blocks(send, len(missing), 1, self._threads)
         if len(groups) > 1:
             self._done(links.ask)
+
+    def _missing(self, ask: PutAsk, groups: Sequence[Group], track: Track) -> list[int]:
+        """The numbers, from 0, of the groups to send: all that the store or the track lacks."""
+        if ask.transfer is None:
+            return list(range(len(groups)))
+        there = set(self._ask(ask).done)
+        return [
+            number
+            for number, each in enumerate(groups)
+            if number + 1 not in there
+            or not all(track.has(piece) for piece in range(each.start, each.stop))
+        ]
 
     def delete(self, name: str) -> None:
         """Nothing: a client has no right to delete. `gc` takes what a dead upload left."""
@@ -102,10 +128,33 @@ class HttpUploads:
                 return
 
 
+class _Untracked:
+    """Remembers nothing."""
+
+    transfer: str | None = None
+
+    def has(self, piece: int) -> bool:  # noqa: ARG002  as Track
+        return False
+
+    def begun(self, transfer: str) -> None:
+        pass
+
+    def sent(self, start: int, stop: int) -> None:
+        pass
+
+
 class _PutLinks:
     """Links for the parts of one object, asked for in batches and renewed before they end."""
 
-    def __init__(self, ask: AskPut, wanted: PutAsk, name: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        ask: AskPut,
+        wanted: PutAsk,
+        name: str,
+        clock: Clock,
+        begun: Callable[[str], None],
+    ) -> None:
+        self._begun = begun
         self._ask_broker = ask
         self.ask = wanted
         self.name = name
@@ -134,7 +183,9 @@ class _PutLinks:
             raise bad_link()
         if any(link.object != self.name for link in answer.links):
             raise bad_link()
-        self.ask = msgspec.structs.replace(self.ask, transfer=answer.transfer)
+        if answer.transfer is not None and answer.transfer != self.ask.transfer:
+            self._begun(answer.transfer)
+            self.ask = msgspec.structs.replace(self.ask, transfer=answer.transfer)
         self._until = asked_at + answer.ttl_s * 1000 * (_MARGIN - 1) // _MARGIN
         self._links = links
 

@@ -1,0 +1,158 @@
+"""A push that is killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelvault.adapters.objects_http.transport import Transport
+
+SIZE = 100 << 20  # 13 parts of 8 MiB
+KILLED_AT = 12
+
+SCRIPT = """
+import os, sys, threading
+import modelvault
+from modelvault.adapters.objects_http.transport import Transport
+
+lock, left, real = threading.Lock(), [int(sys.argv[3])], Transport.put
+
+def put(self, link, body):
+    status = real(self, link, body)
+    with lock:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), 9)
+    return status
+
+Transport.put = put
+with modelvault.connect() as vault:
+    print(vault.push(sys.argv[1], sys.argv[2]).version)
+"""
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of all that is put from now on."""
+    sizes: list[int] = []
+    real = Transport.put
+
+    def put(self, link, body) -> int:
+        sizes.append(len(body))
+        return real(self, link, body)
+
+    monkeypatch.setattr(Transport, "put", put)
+    return sizes
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Path:
+    folder = tmp_path / "big"
+    folder.mkdir()
+    with (folder / "weights.dat").open("wb") as file:
+        for _ in range(SIZE >> 20):
+            file.write(os.urandom(1 << 20))
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def environment(stack, home: Path) -> dict[str, str]:
+    return {
+        "MODELVAULT_BROKER": stack.urls[0], "MODELVAULT_CA": str(stack.ca),
+        "MODELVAULT_TRUST": str(stack.trust), "MODELVAULT_TOKEN": stack.admin(),
+        "HOME": str(home), "PATH": "/usr/bin:/bin", "MODELVAULT_THREADS": "2",
+    }  # fmt: skip
+
+
+def killed(stack, home: Path, folder: Path, name: str, after: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, folder, name, str(after)],
+        env=environment(stack, home), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def again(stack, home: Path, monkeypatch: pytest.MonkeyPatch):
+    from modelvault import wiring
+
+    return wiring.connect_with(environment(stack, home))
+
+
+def journals(home: Path) -> list[Path]:
+    return list(home.rglob("*.journal"))
+
+
+def test_a_push_killed_at_90_percent_sends_the_rest_alone(
+    stack, session, admin, name, big, tmp_path, monkeypatch, sent
+) -> None:
+    admin.create(name, classification="internal")
+    home = tmp_path / "home"
+    killed(stack, home, big, name, KILLED_AT)
+    (journal,) = journals(home)
+    assert journal.stat().st_mode & 0o077 == 0
+    progress: list[tuple[int, int]] = []
+    with again(stack, home, monkeypatch) as vault:
+        pushed = vault.push(big, name, progress=lambda done, total: progress.append((done, total)))
+    assert pushed.version == 1
+    assert sum(sent) <= 0.15 * SIZE
+    assert progress[-1][0] == progress[-1][1]
+    assert journals(home) == []
+    job = session(stack.token("job", "inference"))
+    with job.load(name, purpose="inference") as loaded:
+        assert bytes(loaded.read_bytes("weights.dat")) == (big / "weights.dat").read_bytes()
+    resumed = [e for e in admin.entries(reference=name).entries if "step" in e.details]
+    assert [e.details["step"] for e in resumed] == ["resume"]
+
+
+def test_a_file_that_changed_meanwhile_is_sent_anew(
+    stack, session, admin, name, big, tmp_path, monkeypatch, sent
+) -> None:
+    """Even under its old size and times: a version is never of two states of one file."""
+    admin.create(name, classification="internal")
+    home = tmp_path / "home"
+    killed(stack, home, big, name, KILLED_AT)
+    weights = big / "weights.dat"
+    before = weights.stat()
+    with weights.open("r+b") as file:
+        file.write(b"changed")
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with again(stack, home, monkeypatch) as vault:
+        vault.push(big, name)
+    assert sum(sent) >= SIZE
+    with session(stack.token("job", "inference")).load(name, purpose="inference") as loaded:
+        assert bytes(loaded.read_bytes("weights.dat")) == weights.read_bytes()
+
+
+@pytest.mark.parametrize("broken", ["torn", "other", "empty", "another identity"])
+def test_a_journal_that_is_no_use_is_no_error(
+    stack, admin, name, big, tmp_path, monkeypatch, sent, broken: str
+) -> None:
+    admin.create(name, classification="internal")
+    home = tmp_path / "home"
+    killed(stack, home, big, name, 3)
+    (journal,) = journals(home)
+    if broken == "torn":
+        journal.write_bytes(journal.read_bytes()[:-10])
+    elif broken == "other":
+        journal.write_bytes(b'{"type":"upload","upload":"' + b"0" * 32 + b'"}\n')
+    elif broken == "empty":
+        journal.write_bytes(b"")
+    else:
+        told = stack.token("pushy", "vault-admins")
+        monkeypatch.setattr(type(stack), "admin", lambda _self: told)
+    with again(stack, home, monkeypatch) as vault:
+        assert vault.push(big, name).version == 1
+
+
+def test_without_a_home_there_is_just_no_going_on(stack, admin, name, model, monkeypatch) -> None:
+    admin.create(name, classification="internal")
+    told = environment(stack, Path("/proc/nowhere"))
+    from modelvault import wiring
+
+    with wiring.connect_with(told) as vault:
+        assert vault.push(model, name).version == 1
