@@ -14,10 +14,12 @@ WORKERS ?= 2
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint bench docs docs-write fuzz clean
+.PHONY: help demo demo-stack stack servers install test lint bench docs docs-write fuzz clean
 
 help:
 	@echo "make demo    see the whole of it on a real model (installs what it needs into .venv)"
+	@echo "make stack   a whole served vault on loopback, to try things on; Ctrl-C ends it"
+	@echo "make demo-stack  the demo through such a vault"
 	@echo "make test    all tests, with branch coverage"
 	@echo "make lint    ruff, mypy, import layers"
 	@echo "make bench   the numbers of README.md, one JSON line each"
@@ -27,6 +29,16 @@ help:
 
 demo: $(VENV)/.demo $(VENV)/.project
 	@$(BIN)/modelvault demo
+
+# HashiCorp Vault, OPA, S3, PostgreSQL, an issuer and two brokers: real, on loopback.
+stack: servers
+	@PYTHONPATH=tests $(BIN)/python -m support.run_stack
+
+demo-stack: servers
+	@PYTHONPATH=tests $(BIN)/python -m support.run_stack --demo
+
+servers: install
+	@servers/build.sh
 
 install: $(VENV)/.dev $(VENV)/.project
 

@@ -82,7 +82,7 @@ class Walk:
 
     def _embed(self, job: Session) -> str:
         with job.load(REFERENCE, purpose=PURPOSE) as model:
-            cosine = _cosine(model)
+            cosine = similarity(model)
         told = f"{job.whoami().id}: cos({SENTENCES[0]!r}, {SENTENCES[1]!r}) = {cosine:.4f}"
         return expect(abs(cosine - COSINE) <= TOLERANCE, told)
 
@@ -140,7 +140,7 @@ class Walk:
     def _move_back(self, admin: Session, job: Session) -> str:
         admin.tag(f"{NAME}@1", TAG)
         with job.load(REFERENCE, purpose=PURPOSE) as model:
-            cosine = _cosine(model)
+            cosine = similarity(model)
             version = model.manifest.version
         close = abs(cosine - COSINE) <= TOLERANCE
         return expect(version == 1 and close, f"{REFERENCE} is {NAME}@{version}, {cosine:.4f}")
@@ -173,7 +173,7 @@ class Walk:
         return expect(denied > 0, f"{len(self.entries)} entries, {denied} of them refusals")
 
 
-def _cosine(model: Model) -> float:
+def similarity(model: Model) -> float:
     """Of the two sentences; every view of the model is gone when this returns."""
     with model.read_bytes("tokenizer.json") as view:
         tokenizer = Tokenizer.from_str(str(view, "utf-8"))
