@@ -1,0 +1,47 @@
+"""docs/operations.md: its files are what the program reads."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from modelvault import deployment, settings
+from modelvault.identity import presets
+
+PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_deployment_file(tmp_path: Path) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_text(BLOCKS[0], "utf-8")
+    told = deployment.read(path)
+    assert told.vault.trust == tmp_path / "trust.json"
+    assert told.policy.opa is not None
+    (trusted,) = presets.read(told.issuers)
+    assert trusted.issuer.name == "idp"
+
+
+def test_a_clients_profile(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(BLOCKS[1], "utf-8")
+    found = settings.read({"MODELVAULT_CONFIG": str(path)}, profile="prod")
+    assert found.broker == "https://vault.example"
+    assert found.trust == Path("/etc/modelvault/trust.json")
+
+
+def test_every_section_of_a_deployment_is_told_of() -> None:
+    told = set(tomllib.loads(BLOCKS[0]))
+    fields = {field.name for field in msgspec.structs.fields(deployment.Deployment)}
+    assert told == fields - {"limits"}
+
+
+def test_the_parts_that_can_be_down_are_told_of() -> None:
+    for code in (
+        "key_service_unavailable", "policy_unavailable", "ledger_unavailable",
+        "store_unavailable", "issuer_unavailable",
+    ):  # fmt: skip
+        assert f"`{code}`" in PAGE
