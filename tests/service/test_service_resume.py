@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from modelvault.adapters.objects_http import reader
 from modelvault.adapters.objects_http.transport import Transport
 
 SIZE = 100 << 20  # 13 parts of 8 MiB
@@ -147,6 +148,60 @@ def test_a_journal_that_is_no_use_is_no_error(
         monkeypatch.setattr(type(stack), "admin", lambda _self: told)
     with again(stack, home, monkeypatch) as vault:
         assert vault.push(big, name).version == 1
+
+
+PULL = """
+import os, sys
+import modelvault
+from modelvault.adapters.objects_http import reader
+
+left, real = [int(sys.argv[3])], reader.read_some
+
+def read_some(answer, buffer):
+    count = real(answer, buffer)
+    left[0] -= count
+    if left[0] <= 0:
+        os.kill(os.getpid(), 9)
+    return count
+
+reader.read_some = read_some
+with modelvault.connect() as vault:
+    vault.pull(sys.argv[1], sys.argv[2])
+"""
+
+
+def test_a_pull_killed_at_90_percent_fetches_the_rest_alone(
+    stack, admin, name, big, tmp_path, monkeypatch
+) -> None:
+    admin.create(name, classification="internal")
+    admin.push(big, name)
+    home, copy = tmp_path / "home", tmp_path / "copy"
+    done = subprocess.run(
+        [sys.executable, "-c", PULL, f"{name}@1", copy, str(SIZE * 9 // 10)],
+        env=environment(stack, home), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not copy.exists()
+    (draft,) = tmp_path.glob(".copy.*")
+    largest = max((path for path in draft.rglob("*") if path.is_file()), key=os.path.getsize)
+    damaged = largest.stat().st_size - (2 << 20)
+    with largest.open("r+b") as file:  # what is left is believed as little as what is fetched
+        file.seek(damaged)
+        file.write(b"damaged")
+    fetched: list[int] = []
+    real = reader.read_some
+
+    def counting(answer, buffer) -> int:
+        fetched.append(real(answer, buffer))
+        return fetched[-1]
+
+    monkeypatch.setattr(reader, "read_some", counting)
+    with again(stack, home, monkeypatch) as vault:
+        manifest = vault.pull(f"{name}@1", copy)
+    assert sum(fetched) <= 0.15 * SIZE
+    assert list(tmp_path.glob(".copy.*")) == []
+    for entry in manifest.files:
+        assert (copy / entry.object).stat().st_size > entry.size
 
 
 def test_without_a_home_there_is_just_no_going_on(stack, admin, name, model, monkeypatch) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from modelvault import canonical
 from modelvault.artifact import leaves
 from modelvault.artifact import trust as trusting
 from modelvault.client.context import Context
-from modelvault.client.folder import appearing, write_file
+from modelvault.client.folder import appearing, continuing, write_file, write_rest
 from modelvault.client.keeper import Keeper
 from modelvault.client.load import Grant, take
 from modelvault.client.progress import Progress, counter
 from modelvault.crypto.floe import HEADER_BYTES, Geometry
+from modelvault.errors import IntegrityError
 from modelvault.loader.memory import check_fits
 from modelvault.loader.resident import Resident
 from modelvault.loader.screen import Screen
@@ -100,7 +103,8 @@ def pull(
     """Copy a version as it lies in the vault: documents, trust file and objects, all checked.
 
     The folder holds `trust.json`, `model.json`, `manifest.json`, `tag.json` where the reference
-    names a tag, and `objects/`. Nothing in it can be read without a lease.
+    names a tag, and `objects/`. Nothing in it can be read without a lease. A pull that was cut off
+    goes on with what is there.
     Raises IntegrityError when any byte isn't what the signed manifest says, and as `export`.
     """
     seen = context.pins.seen()
@@ -109,7 +113,8 @@ def pull(
     context.pins.remember(verified.seen)
     exact = Reference(reference.tenant, reference.model, version=verified.manifest.version)
     store = context.places.pulled(str(exact))
-    with appearing(folder) as draft:
+    name = hashlib.sha256(f"{verified.digest} {reference}".encode()).hexdigest()
+    with continuing(folder, name) as draft:
         for name, data in _documents(context, signed).items():
             _write_bytes(draft / name, data)
         count = counter(progress, verified.manifest.size)
@@ -129,65 +134,87 @@ def _documents(context: Context, signed: SignedVersion) -> dict[str, bytes]:
 
 
 def _copy(store: ObjectReader, entry: FileEntry, digest_alg: str, draft: Path) -> None:
-    """Both objects of a file; every byte is checked against the manifest on its way."""
+    """Both objects of a file; every byte is checked against the manifest, be it on its way or
+    because an earlier pull left it here."""
     geometry = Geometry(entry.segment_length)
     leaf_list = bytearray(leaves.list_size(geometry, entry.size))
     store.read_into(entry.leaves, 0, memoryview(leaf_list))
     leaves.check(digest_alg, leaf_list, entry)
     _write_bytes(draft / entry.leaves, bytes(leaf_list))
     size = geometry.ciphertext_size(entry.size)
-    with store.stream(entry.object, 0, size) as read:
-        checked = _Checked(read, entry, geometry, digest_alg, bytes(leaf_list))
-        write_file(draft / entry.object, size, checked.read)
+    pieces = _Pieces(geometry, entry, digest_alg, bytes(leaf_list))
+    kept, have = _kept(draft / entry.object, pieces)
+    if have == size:
+        return
+    with store.stream(entry.object, have, size - have) as read:
+        write_rest(draft / entry.object, size, have, _Checked(read, pieces, kept).read)
 
 
-class _Checked:
-    """A ciphertext in order, from one end to the other, each leaf of it checked."""
+class _Pieces:
+    """The header and the segments of a ciphertext, each with the leaf that it must have."""
 
-    def __init__(
-        self,
-        read: Callable[[memoryview], None],
-        entry: FileEntry,
-        geometry: Geometry,
-        alg: str,
-        leaf_list: bytes,
-    ) -> None:
-        self._read = read
+    def __init__(self, geometry: Geometry, entry: FileEntry, alg: str, leaf_list: bytes) -> None:
+        self._geometry = geometry
         self._entry = entry
         self._alg = alg
         self._leaf_list = leaf_list
-        self._geometry = geometry
+        self.count = 1 + geometry.segments(entry.size)
+
+    def length(self, index: int) -> int:
+        """Bytes of a piece; the header is the first."""
+        if index == 0:
+            return HEADER_BYTES
+        return self._geometry.segment_at(index - 1, self._entry.size)[1]
+
+    def check(self, index: int, piece: memoryview) -> None:
+        """Raises IntegrityError (`altered`)."""
+        found = leaves.leaf(self._alg, piece)
+        leaves.check_leaf(found, self._leaf_list, index, self._entry.path)
+
+
+def _kept(path: Path, pieces: _Pieces) -> tuple[int, int]:
+    """(pieces, bytes) at the beginning of a file that are whole and as they must be."""
+    index = have = 0
+    with suppress(FileNotFoundError, IntegrityError), path.open("rb") as file:
+        while index < pieces.count:
+            piece = file.read(pieces.length(index))
+            if len(piece) < pieces.length(index):
+                break
+            pieces.check(index, memoryview(piece))
+            index, have = index + 1, have + len(piece)
+    return index, have
+
+
+class _Checked:
+    """A ciphertext in order, from one of its pieces to its end, each piece of it checked."""
+
+    def __init__(self, read: Callable[[memoryview], None], pieces: _Pieces, first: int) -> None:
+        self._read = read
+        self._pieces = pieces
         self._pending = memoryview(b"")
-        self._next = 0
+        self._next = first
 
     def read(self, _offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the next bytes, all of them checked."""
         done = 0
         while done < len(buffer):
             if not self._pending:
-                self._pending = self._part()
+                self._pending = self._piece()
             count = min(len(self._pending), len(buffer) - done)
             buffer[done : done + count] = self._pending[:count]
             self._pending = self._pending[count:]
             done += count
 
-    def _part(self) -> memoryview:
-        index = self._next
+    def _piece(self) -> memoryview:
+        piece = memoryview(bytearray(self._pieces.length(self._next)))
+        self._read(piece)
+        self._pieces.check(self._next, piece)
         self._next += 1
-        length = (
-            HEADER_BYTES
-            if index == 0
-            else self._geometry.segment_at(index - 1, self._entry.size)[1]
-        )
-        part = memoryview(bytearray(length))
-        self._read(part)
-        found = leaves.leaf(self._alg, part)
-        leaves.check_leaf(found, self._leaf_list, index, self._entry.path)
-        return part
+        return piece
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
     def read(offset: int, buffer: memoryview) -> None:
         buffer[:] = data[offset : offset + len(buffer)]
 
-    write_file(path, len(data), read)
+    write_rest(path, len(data), 0, read)
