@@ -17,6 +17,7 @@ import requests
 import trustme
 
 from modelvault import deployment, wiring
+from modelvault.adapters.keys_hcvault import Server
 from modelvault.client.session import Session
 from modelvault.identity.binding import plain_audience
 from modelvault.policy import opa_server
@@ -37,6 +38,7 @@ segment_length = {segment}
 [serve]
 port = {port}
 threads = 16
+log_level = "debug"
 tls = {{certificate = "tls/server.pem", key = "tls/server.key"}}
 
 [keys]
@@ -128,6 +130,11 @@ class Stack:
     @property
     def ca(self) -> Path:
         return self.folder / "tls" / "ca.pem"
+
+    @property
+    def server(self) -> Server:
+        """The key service, with this vault's mount."""
+        return Server(address=self.hcvault.address, mount=self.mount)
 
     @property
     def trust(self) -> Path:
