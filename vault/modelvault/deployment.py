@@ -134,6 +134,7 @@ class S3(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     kms_key: Text | None = None
     lock_mode: Literal["GOVERNANCE", "COMPLIANCE"] | None = None
     lock_days: Annotated[int, Meta(ge=1, le=36500)] | None = None
+    timeout_s: Seconds = 10.0
 
 
 class Opa(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -28,6 +28,7 @@ from support.servers.issuer import LocalIssuer
 from support.servers.postgresql import FAST, Cluster
 from support.servers.process import Process, free_port
 from support.servers.s3 import S3Server
+from support.servers.toxiproxy import Toxiproxy
 
 ADMINS = "idp:vault-admins"
 TEMPLATE = """
@@ -44,22 +45,25 @@ tls = {{certificate = "tls/server.pem", key = "tls/server.key"}}
 [keys]
 address = "{hcvault}"
 mount = "{mount}"
+timeout_s = {patience}
 broker = {{approle = {{role_id = "{mount}-broker", secret_id_file = "secrets/broker"}}}}
 steward = {{approle = {{role_id = "{mount}-steward", secret_id_file = "secrets/steward"}}}}
 
 [ledger]
 url = "{ledger}"
+deadline_s = {patience}
 
 [objects]
 bucket = "{bucket}"
 prefix = "{prefix}"
 endpoint = "{s3}"
 path_style = true
+timeout_s = {patience}
 credentials_file = "{credentials}"
 
 [policy]
 bundle_token_file = "secrets/opa-bundle"
-opa = {{address = "http://127.0.0.1:{opa}", token_file = "secrets/opa", deadline_s = 5.0}}
+opa = {{address = "{opa}", token_file = "secrets/opa", deadline_s = {patience}}}
 
 [[issuers]]
 name = "idp"
@@ -77,17 +81,29 @@ class Stack:
         *,
         brokers: int = 1,
         segment: int = 1 << 20,
+        patience: float = 5.0,
+        proxied: bool = False,
+        durable: bool = False,
         say: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self._closing = ExitStack()
         self.folder = Path(tempfile.mkdtemp(prefix="modelvault-stack-"))
         try:
-            self._start(brokers, segment, say)
+            self._start(brokers, segment, say, patience, proxied, durable)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, brokers: int, segment: int, say: Callable[[str], None]) -> None:
+    def _start(
+        self,
+        brokers: int,
+        segment: int,
+        say: Callable[[str], None],
+        patience: float,
+        proxied: bool,
+        durable: bool,
+    ) -> None:
+        self._patience = patience
         say("certificates")
         self._certificates()
         say("issuer")
@@ -97,7 +113,7 @@ class Stack:
         self.hcvault = DevServer("hcvault")
         self._closing.callback(self.hcvault.stop)
         say("PostgreSQL")
-        self.postgresql = Cluster(*FAST)
+        self.postgresql = Cluster(*(() if durable else FAST))
         self._closing.callback(self.postgresql.stop)
         say("versitygw (S3)")
         self.s3 = S3Server("versitygw")
@@ -107,6 +123,9 @@ class Stack:
         for name in ("opa", "opa-bundle"):
             self._secret(name, secrets.token_urlsafe(24))
         self.database = self.postgresql.fresh()
+        self.toxiproxy = Toxiproxy(self.folder) if proxied else None
+        if self.toxiproxy is not None:
+            self._closing.callback(self.toxiproxy.stop)
         self.mount = f"mv{secrets.token_hex(4)}"
         self.prefix = f"{secrets.token_hex(4)}/"
         self.configs = [
@@ -194,19 +213,26 @@ class Stack:
         text = TEMPLATE.format(
             segment=segment,
             port=port,
-            hcvault=self.hcvault.address,
+            patience=self._patience,
+            hcvault=f"http://127.0.0.1:{self._way('keys', port_of(self.hcvault.address))}",
             mount=self.mount,
-            ledger=self.postgresql.url(self.database),
+            ledger=self.postgresql.url(self.database).replace(
+                f":{self.postgresql.port}/", f":{self._way('ledger', self.postgresql.port)}/"
+            ),
             bucket=self.s3.bucket().name,
             prefix=self.prefix,
-            s3=self.s3.endpoint,
+            s3=f"http://127.0.0.1:{self._way('store', self.s3.port)}",
             credentials=self.s3.credentials,
-            opa=self.opa_port,
+            opa=f"http://127.0.0.1:{self._way('policy', self.opa_port)}",
             iss=self.issuer.iss,
             jwks=self.issuer.url,
         )
         path.write_text(text)
         return path
+
+    def _way(self, part: str, port: int) -> int:
+        """The port at which brokers reach a part: its own, or a proxy's."""
+        return port if self.toxiproxy is None else self.toxiproxy.proxy(part, port)
 
     def _opa(self) -> Process:
         config = self.folder / "opa.json"
@@ -235,6 +261,10 @@ class Stack:
             return requests.get(url, timeout=2, verify=str(self.ca)).status_code == 200
         except requests.RequestException:
             return False
+
+
+def port_of(address: str) -> int:
+    return int(address.rsplit(":", 1)[1])
 
 
 def coverage_environment() -> dict[str, str]:

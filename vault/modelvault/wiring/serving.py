@@ -215,6 +215,7 @@ def open_store(told: Deployment) -> S3Store:
             kms_key=s3.kms_key,
             lock_mode=s3.lock_mode,
             lock_days=s3.lock_days,
+            timeout_s=s3.timeout_s,
         )
     )
 

@@ -18,11 +18,12 @@ from modelvault.adapters.ledger_sql.failures import damaged, translated
 from modelvault.adapters.ledger_sql.rows import MAX_ENTRY, AnyRow, Query
 from modelvault.adapters.ledger_sql.schema import VERSION, about, entries, head, metadata
 from modelvault.adapters.ledger_sql.watchdog import Watchdog
-from modelvault.clock import Clock
+from modelvault.clock import Clock, boot_ms
 from modelvault.errors import InvalidRequest, Unavailable
 from modelvault.record import Entry
 
 T = TypeVar("T")
+_MEASURE_MS = 5_000
 
 
 class Write:
@@ -78,6 +79,7 @@ class Database:
         self._clock = clock
         self._process = os.getpid()
         self._closed = False
+        self._measured: tuple[int | None, int] = (None, 0)
         self._dialect: Dialect = dialect_of(self._url)
         self._dialect.prepare(self._url)
         self._readers = self._dialect.readers(self._url, timeout_s)
@@ -98,10 +100,19 @@ class Database:
             raise
 
     def now(self) -> int:
-        """The database's clock, in milliseconds since the epoch."""
+        """The database's clock, in milliseconds since the epoch: asked every few seconds, and by
+        this machine's steady clock in between."""
         self._check_usable()
-        with translated():
-            return self._once(lambda connection: self._dialect.now(connection, self._clock))
+        measured, offset = self._measured
+        if measured is None or boot_ms() - measured > _MEASURE_MS:
+            with translated():
+                row = self._once(lambda c: c.execute(select(self._dialect.moment())).scalar_one())
+            if row is None:
+                return self._clock()
+            measured = boot_ms()
+            offset = row - measured
+            self._measured = (measured, offset)
+        return boot_ms() + offset
 
     def query(self, query: Query) -> list[AnyRow]:
         """The rows of one statement."""
@@ -155,10 +166,13 @@ class Database:
     def _begin(self, stack: ExitStack) -> Write:
         connection = stack.enter_context(self._writer.begin())
         # FOR UPDATE where the dialect has it: whoever holds this row is the only writer.
-        row = connection.execute(select(head).with_for_update()).one_or_none()
+        # The time is read outside of the locking query: after the wait for the lock.
+        locked = select(head).with_for_update().subquery()
+        moment = self._dialect.moment()
+        row = connection.execute(select(locked, moment.label("moment"))).one_or_none()
         if row is None:
             raise damaged("its head is missing")
-        now = self._dialect.now(connection, self._clock)
+        now = self._clock() if row.moment is None else row.moment
         return Write(connection, row.seq, row.policy_revision, now)
 
     def close(self) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sqlalchemy import URL, Connection, Engine
-
-from modelvault.clock import Clock
+from sqlalchemy import URL, ColumnElement, Connection, Engine
 
 
 class Dialect(Protocol):
@@ -28,8 +26,8 @@ class Dialect(Protocol):
         """Connections whose transactions stand in one line from the lock on `head` on."""
         ...
 
-    def now(self, connection: Connection, clock: Clock) -> int:
-        """The time that counts, in milliseconds since the epoch."""
+    def moment(self) -> ColumnElement[int | None]:
+        """The database's own time in milliseconds since the epoch; NULL where it has none."""
         ...
 
     def check_empty(self, connection: Connection) -> None:

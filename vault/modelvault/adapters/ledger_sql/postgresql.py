@@ -12,17 +12,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, select, text
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    cast,
+    create_engine,
+    extract,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.pool import QueuePool
 
 from modelvault.adapters.ledger_sql import schema
 from modelvault.adapters.ledger_sql.failures import damaged
-from modelvault.clock import Clock
 from modelvault.errors import Conflict, Unavailable
 
 READERS = 16
 WRITERS = 4  # they wait for one another anyway; more would only hold connections
-_NOW = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)")
 
 
 def prepare(url: URL) -> None:
@@ -45,9 +55,10 @@ def writer(url: URL, timeout_s: float) -> Engine:
     return _engine(url, timeout_s, WRITERS, "READ COMMITTED")
 
 
-def now(connection: Connection, _clock: Clock) -> int:
-    """The database server's clock, in milliseconds: one time for all brokers."""
-    return int(connection.execute(_NOW).scalar_one())
+def moment() -> ColumnElement[int | None]:
+    """The server's clock: one time for all brokers."""
+    seconds = extract("epoch", func.clock_timestamp())
+    return cast(seconds * 1000, BigInteger)
 
 
 def check_empty(connection: Connection) -> None:

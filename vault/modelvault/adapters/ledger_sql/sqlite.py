@@ -9,12 +9,22 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, select
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    Integer,
+    create_engine,
+    event,
+    null,
+    select,
+    type_coerce,
+)
 from sqlalchemy.pool import QueuePool
 
 from modelvault.adapters.ledger_sql import schema
 from modelvault.adapters.ledger_sql.failures import damaged
-from modelvault.clock import Clock
 from modelvault.errors import Conflict, InvalidRequest, Unavailable
 
 MODE = 0o600
@@ -56,9 +66,9 @@ def single(readers: Engine) -> Engine:
     return readers
 
 
-def now(_connection: Connection, clock: Clock) -> int:
-    """SQLite has no clock but its process's; milliseconds since the epoch."""
-    return clock()
+def moment() -> ColumnElement[int | None]:
+    """NULL: SQLite has no clock but its process's."""
+    return type_coerce(null(), Integer)
 
 
 def make_private(path: Path) -> None:
