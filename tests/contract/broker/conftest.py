@@ -3,7 +3,6 @@ TLS."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,45 +10,9 @@ import pytest
 import trustme
 
 from modelvault.adapters.broker_http import Address, Connection, RemoteBroker
-from modelvault.server.app import create
-from modelvault.server.metrics import Metrics
-from modelvault.server.service import Service
-from modelvault.server.serving import Server, Serving
 from support.links import PlainLinks
-from support.servers.process import free_port, listening
+from support.serving import Running
 from support.vaults import Vault, make
-
-
-class Running:
-    """A server in a thread, over a vault's broker."""
-
-    def __init__(self, vault: Vault, tls: tuple[Path, Path] | None = None) -> None:
-        self.server = Server()
-        self.port = free_port()
-        self.metrics = Metrics()
-        service = Service(
-            broker=vault.broker,
-            steward=vault.broker,
-            states=dict,
-            metrics=self.metrics,
-            revision=vault.ledger.policy_revision,
-            draining=self.server.draining,
-        )
-        serving = Serving(
-            host="127.0.0.1",
-            port=self.port,
-            certificate=None if tls is None else tls[0],
-            key=None if tls is None else tls[1],
-        )
-        self._thread = threading.Thread(target=self.server.run, args=(create(service, 8), serving))
-        self._thread.start()
-        while not listening(self.port):
-            assert self._thread.is_alive()
-
-    def stop(self) -> None:
-        self.server.stop()
-        self._thread.join(10)
-        assert not self._thread.is_alive()
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +41,9 @@ def vault(
         made.close()
         return
     secure = request.param == "https"
-    running = Running(made, tls[1:] if secure else None)
+    running = Running(
+        made.local, revision=made.ledger.policy_revision, tls=tls[1:] if secure else None
+    )
     url = f"{request.param}://127.0.0.1:{running.port}"
     remote = RemoteBroker(
         Connection(Address(url=url, ca=tls[0] if secure else None), pause=lambda _s: None)

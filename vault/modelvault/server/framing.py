@@ -11,15 +11,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelvault.clock import boot_ms
 from modelvault.errors import ModelVaultError
-from modelvault.server import problems
+from modelvault.server import problems, tracing
 from modelvault.server.metrics import Metrics
+from modelvault.wire.calls import API, HEADER
 
 _LOG = logging.getLogger("modelvault.access")
 _ID = re.compile(rb"[A-Za-z0-9_-]{8,64}")
 _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (HEADER.lower().encode(), API.encode()),
 )
 
 
@@ -55,16 +58,20 @@ class Framing:
             await send(message)
 
         self._metrics.running.inc()
-        try:
-            await self._app(scope, receive, sending)
-        except Exception as failure:  # noqa: BLE001  a mistake of ours ends in one answer
-            if status == 0:
-                await problems.internal(failure, name)(scope, receive, sending)
-        finally:
-            self._metrics.running.dec()
-            self._tell(scope, name, status, boot_ms() - begun)
+        with tracing.span(scope["headers"]) as span:
+            try:
+                await self._app(scope, receive, sending)
+            except Exception as failure:  # noqa: BLE001  a mistake of ours ends in one answer
+                if status == 0:
+                    await problems.internal(failure, name)(scope, receive, sending)
+            finally:
+                self._metrics.running.dec()
+                told = self._tell(scope, name, status, boot_ms() - begun)
+                span.end(told)
 
-    def _tell(self, scope: Scope, name: str, status: int, elapsed_ms: int) -> None:
+    def _tell(
+        self, scope: Scope, name: str, status: int, elapsed_ms: int
+    ) -> dict[str, str | int | None]:
         call = scope.get("modelvault.call", "other")
         found = scope.get("modelvault.error")
         error = found if isinstance(found, ModelVaultError) else None
@@ -74,14 +81,13 @@ class Framing:
         if error:
             self._metrics.errors.labels(error.code).inc()
         # No path and no query: they hold references, and one day somebody's token.
-        _LOG.info(
-            "request",
-            extra={
-                "request": name,
-                "call": call,
-                "method": scope["method"],
-                "status": status,
-                "ms": elapsed_ms,
-                "code": error.code if error else None,
-            },
-        )
+        told = {
+            "request": name,
+            "call": call,
+            "method": scope["method"],
+            "status": status,
+            "ms": elapsed_ms,
+            "code": error.code if error else None,
+        }
+        _LOG.info("request", extra=told)
+        return told

@@ -3,6 +3,9 @@ paths, whose number nobody bounds and which are nobody's business outside the va
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -12,6 +15,9 @@ from prometheus_client import (
     start_http_server,
 )
 
+from modelvault.errors import ModelVaultError
+
+_GRANTS = frozenset({"lease", "renew"})
 _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
@@ -42,6 +48,12 @@ class Metrics:
         self.running = Gauge(
             "modelvault_requests_running", "Requests being served.", registry=self._registry
         )
+        self.leases = Counter(
+            "modelvault_leases",
+            "Leases and renewals asked for, by what became of them (granted, or a code).",
+            ("call", "outcome"),
+            registry=self._registry,
+        )
         self.lease_seconds = Histogram(
             "modelvault_lease_seconds",
             "For how long leases and renewals were granted.",
@@ -56,12 +68,34 @@ class Metrics:
             registry=self._registry,
         )
 
-    def listen(self, host: str, port: int) -> None:
-        """Serve them on a port of their own, from a thread that ends with the process.
+    @contextmanager
+    def granting(self, call: str) -> Iterator[None]:
+        """Around a call: counts what became of it, if it asks for a lease or a renewal."""
+        if call not in _GRANTS:
+            yield
+            return
+        try:
+            yield
+        except ModelVaultError as refused:
+            self.leases.labels(call, refused.code).inc()
+            raise
+        self.leases.labels(call, "granted").inc()
 
-        Raises OSError where the port is taken.
+    def listen(self, host: str, port: int) -> Callable[[], None]:
+        """Serve them on a port of their own, from a thread that ends with the process; what is
+        returned ends it before.
+
+        On the port of the calls they would be open to everybody who can ask for a lease. Raises
+        OSError where the port is taken.
         """
-        start_http_server(port, host, registry=self._registry)
+        server, thread = start_http_server(port, host, registry=self._registry)
+
+        def close() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return close
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -27,6 +27,7 @@ STATUS: Mapping[str, int] = {
 # Where HTTP has a closer word than the family's.
 _BY_CODE: Mapping[str, int] = {
     "too_large": 413,
+    "too_slow": 408,
     "rate_limited": 429,
     "no_route": 404,
     "bad_method": 405,

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network, ip_address
+import asyncio
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 import msgspec
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from modelvault.access import Caller
-from modelvault.errors import AuthenticationError, InvalidRequest
-from modelvault.wire.calls import Call
+from modelvault.errors import AuthenticationError, InvalidRequest, Unavailable
+from modelvault.wire.calls import API, HEADER, Call
 
 MAX_TOKEN = 16 << 10
+BODY_S = 30.0
 _MAX_AGENT = 128
 _JSON = "application/json"
+_SECRETS = frozenset({"access_token", "token", "id_token", "authorization"})
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
 
 
-def caller(request: Request, proxies: tuple[IPv4Network | IPv6Network, ...]) -> Caller:
+def caller(request: Request, proxies: Networks) -> Caller:
     """The caller, by the bearer token of the Authorization header and nothing else (RFC 6750,
     section 2.1): a token in a URL would stand in the logs of every proxy.
 
@@ -39,36 +45,55 @@ def caller(request: Request, proxies: tuple[IPv4Network | IPv6Network, ...]) -> 
     return Caller(token=token, source_ip=source(request, proxies), client=client)
 
 
-def source(request: Request, proxies: tuple[IPv4Network | IPv6Network, ...]) -> str | None:
+def source(request: Request, proxies: Networks) -> str | None:
     """Where the request comes from: the connection's other end or, only where that is a proxy of
     ours, what the nearest address that isn't one is told to be."""
-    address = request.client.host if request.client else None
+    address = _address(request.client.host) if request.client else None
     forwarded = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
     while address and _is_in(address, proxies) and forwarded and forwarded[-1].strip():
-        address = forwarded.pop().strip()
-    return address if address is None or _is_address(address) else None
+        address = _address(forwarded.pop().strip())
+    return None if address is None else str(address)
 
 
-async def body(request: Request, limit: int) -> bytes:
-    """The whole body. Raises InvalidRequest (`too_large`) as soon as it is longer than `limit`."""
+async def body(request: Request, call: Call) -> bytes:
+    """The whole body.
+
+    Raises InvalidRequest (`too_large`) as soon as it is longer than the call's limit, (`too_slow`)
+    when it isn't there after 30 s, (`bad_document`) where none is wanted; Unavailable (`cut_off`)
+    when the other end has gone.
+    """
+    limit = call.limit if call.body is not None and call.method != "GET" else 0
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared) > limit:
         raise _too_large(limit)
     data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > limit:
-            raise _too_large(limit)
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                data += part
+                if len(data) > limit:
+                    raise _too_large(limit)
+    except TimeoutError:
+        raise InvalidRequest(
+            "too_slow", f"the request's body took longer than {BODY_S:.0f} s", "send it again"
+        ) from None
+    except ClientDisconnect:
+        raise Unavailable("cut_off", "the request broke off", "send it again") from None
     return bytes(data)
 
 
 def value(call: Call, request: Request, data: bytes) -> Any:  # noqa: ANN401  the call's body type
-    """The call's argument, parsed strictly. Raises InvalidRequest (`bad_document`)."""
-    if call.body is None:
-        return None
+    """The call's argument, parsed strictly. Raises InvalidRequest (`bad_document`,
+    `bad_media_type`, `token_in_address`, `other_api`)."""
+    _check_api(request)
+    query = _query(request)
     try:
-        if call.method == "GET":
-            return msgspec.convert(_query(request), call.body, strict=False)
+        if call.method == "GET" and call.body is not None:
+            return msgspec.convert(query, call.body, strict=False)
+        if query:
+            raise InvalidRequest("bad_document", "this call takes no query", "see openapi.json")
+        if call.body is None:
+            return None
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != _JSON:
             raise InvalidRequest("bad_media_type", "the body must be JSON", f"send {_JSON}")
@@ -80,28 +105,45 @@ def value(call: Call, request: Request, data: bytes) -> Any:  # noqa: ANN401  th
         raise InvalidRequest("bad_document", "the request is nested too deep") from None
 
 
+def _check_api(request: Request) -> None:
+    """A client may say which interface it speaks; ours does."""
+    spoken = request.headers.get(HEADER, API)
+    if spoken != API:
+        raise InvalidRequest(
+            "other_api",
+            f"this broker speaks version {API} of the interface",
+            "use a client and a broker of versions that fit",
+        )
+
+
 def _query(request: Request) -> dict[str, str]:
     pairs = request.query_params.multi_items()
+    if _SECRETS & {name.lower() for name, _ in pairs}:
+        raise InvalidRequest(
+            "token_in_address",
+            "a token stood in the address, where every log on the way keeps it",
+            "revoke it, and send tokens in the Authorization header only",
+        )
     if len({name for name, _ in pairs}) != len(pairs):
         raise InvalidRequest("bad_document", "a parameter of the query stands there twice")
     return dict(pairs)
 
 
 def _too_large(limit: int) -> InvalidRequest:
+    if limit == 0:
+        return InvalidRequest("too_large", "this call takes no body", "send none")
     return InvalidRequest("too_large", f"the request's body is over {limit} bytes", "send less")
 
 
-def _is_in(address: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in network for network in networks)
+def _is_in(address: IPv4Address | IPv6Address, networks: Networks) -> bool:
+    return any(address in network for network in networks)
 
 
-def _is_address(text: str) -> bool:
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """An address, where it is one. A socket for both kinds writes IPv4 as ::ffff:a.b.c.d: it is
+    taken back to what networks in policies and settings mean."""
     try:
-        ip_address(text)
+        parsed = ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
+    return getattr(parsed, "ipv4_mapped", None) or parsed

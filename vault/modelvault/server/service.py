@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
+from modelvault.errors import InvalidRequest
 from modelvault.ports.broker import Broker, Steward
 from modelvault.server.metrics import Metrics
 
@@ -18,8 +19,11 @@ class Service:
     """`steward` is None where only the broker's calls are served, and the other way round.
 
     `states` tells how each part is, for readiness; `bundle(revision)` gives the archive of the
-    policy in force to OPA, which shows `bundle_token`; `revision` names that policy. `draining`
+    policy in force to OPA, which must show `bundle_token`; `revision` names that policy. `draining`
     turns true when the server begins to stop.
+
+    Raises InvalidRequest (`bad_deployment`) for a bundle without a token: a policy tells everybody
+    who reads it whom to become.
     """
 
     broker: Broker | None
@@ -28,6 +32,14 @@ class Service:
     metrics: Metrics
     revision: Callable[[], str | None]
     bundle: Callable[[str], bytes] | None = None
-    bundle_token: str | None = None
+    bundle_token: str | None = field(default=None, repr=False)
     proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     draining: Callable[[], bool] = field(default=lambda: False)
+
+    def __post_init__(self) -> None:
+        if self.bundle is not None and not self.bundle_token:
+            raise InvalidRequest(
+                "bad_deployment",
+                "OPA's bundle would be open to everybody",
+                "name a file with a token for OPA in [policy] bundle_token_file",
+            )

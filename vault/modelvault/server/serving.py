@@ -18,6 +18,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from modelvault.errors import InvalidRequest
+from modelvault.server import tracing
+from modelvault.server.protocol import BoundedProtocol
 
 _PLAIN = frozenset({"127.0.0.1", "::1", "localhost"})
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -57,6 +59,7 @@ class Server:
         isn't loopback without one; OSError where the port is taken.
         """
         self._server = _Uvicorn(_config(app, serving), self._stopping, serving.notice_s)
+        tracing.start()
         self._server.run()
 
     def stop(self) -> None:
@@ -111,6 +114,7 @@ def _config(app: FastAPI, serving: Serving) -> uvicorn.Config:
     try:
         config = uvicorn.Config(
             app,
+            http=BoundedProtocol,
             host=serving.host,
             port=serving.port,
             ssl_certfile=serving.certificate,

@@ -3,11 +3,13 @@ document and the client's requests are made."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
 
 from modelvault.access import Principal
+from modelvault.errors import NotFound
 from modelvault.lease import (
     Draft,
     EntryPage,
@@ -33,6 +35,11 @@ from modelvault.lease import (
 from modelvault.manifest import MAX_BYTES
 from modelvault.record import SignedVersion
 from modelvault.wire import bodies
+
+API = "1"
+HEADER = "Modelvault-Api"  # both sides name the interface that they speak
+
+_ID = re.compile(r"[0-9A-Za-z]{1,64}", re.ASCII)
 
 SMALL = 64 << 10
 MEDIUM = 4 << 20
@@ -122,3 +129,11 @@ _CALLS = (
 )  # fmt: skip
 
 CALLS: dict[str, Call] = {call.name: call for call in _CALLS}
+
+
+def check_id(call: Call, id: str) -> None:
+    """Raises NotFound (`no_upload`, `no_lease`) for what can't be the id of anything: neither side
+    puts it into a path or asks the ledger for it."""
+    if "{id}" in call.path and not _ID.fullmatch(id):
+        kind = "lease" if call.path.startswith("/v1/leases/") else "upload"
+        raise NotFound(f"no_{kind}", f"there is no such {kind}", "use the id as it was given")

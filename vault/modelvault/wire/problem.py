@@ -35,6 +35,9 @@ _FAMILIES: dict[str, type[ModelVaultError]] = {
     )
 }
 
+# An error's own arguments: as names of details they would be somebody's mistake, or trick.
+_OWN = frozenset({"self", "code", "message", "hint"})
+
 Text = Annotated[str, Meta(max_length=16 << 10)]
 
 
@@ -72,12 +75,17 @@ def of(error: ModelVaultError, status: int, request: str) -> Problem:
 
 
 def error_of(document: Problem) -> ModelVaultError:
-    """The error of a document. A family that isn't known is an outage: never taken for a no."""
+    """The error of a document. A family that isn't known is an outage: never taken for a no.
+
+    What it says is one line of printable text, whoever wrote it: it ends up on terminals.
+    """
     kind = _FAMILIES.get(document.family, Unavailable)
-    details = {
-        key: value for key, value in document.details.items() if key not in {"code", "message"}
-    }
-    return kind(document.code, document.detail, document.hint, **details)
+    details = {key: value for key, value in document.details.items() if key not in _OWN}
+    return kind(document.code, _line(document.detail), _line(document.hint), **details)
+
+
+def _line(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _plain(value: object) -> object:
