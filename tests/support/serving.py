@@ -26,7 +26,8 @@ class Running:
 
     def __init__(
         self,
-        broker: Any,
+        of: Any,
+        /,
         *,
         revision: Callable[[], str | None] = lambda: None,
         tls: tuple[Path, Path] | None = None,
@@ -38,8 +39,8 @@ class Running:
         self.port = free_port()
         self.metrics = Metrics()
         parts: dict[str, Any] = {
-            "broker": broker,
-            "steward": broker,
+            "broker": of,
+            "steward": of,
             "states": dict,
             "metrics": self.metrics,
             "revision": revision,

@@ -31,6 +31,7 @@ class BoundedProtocol(H11Protocol):
 
     def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401  uvicorn's own arguments
         super().__init__(*args, **more)
+        self.access_log = False  # whoever listens: its lines hold queries
         self._head = _Timer(self.loop)
         self._unread = _Timer(self.loop)
 
