@@ -47,15 +47,16 @@ class Running:
             "draining": self.server.draining,
         }
         self.service = Service(**(parts | changes))
-        told = Serving(
-            host="127.0.0.1",
-            port=self.port,
-            certificate=None if tls is None else tls[0],
-            key=None if tls is None else tls[1],
-            **(serving or {}),
-        )
+        told = {
+            "host": "127.0.0.1",
+            "port": self.port,
+            "certificate": None if tls is None else tls[0],
+            "key": None if tls is None else tls[1],
+        }
         app = create(self.service, threads)
-        self._thread = threading.Thread(target=self.server.run, args=(app, told))
+        self._thread = threading.Thread(
+            target=self.server.run, args=(app, Serving(**(told | (serving or {}))))
+        )
         self._thread.start()
         while not listening(self.port):
             assert self._thread.is_alive()
@@ -73,6 +74,11 @@ class Running:
     def join(self) -> None:
         self._thread.join(20)
         assert not self._thread.is_alive()
+
+    def connections(self) -> int:
+        """How many are open, as the server sees it."""
+        running = self.server._server
+        return 0 if running is None else len(running.server_state.connections)
 
     def open(self, context: ssl.SSLContext | None = None) -> socket.socket:
         """A raw connection, that waits 10 s for bytes."""

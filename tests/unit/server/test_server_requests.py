@@ -164,12 +164,11 @@ class TestBodies:
         assert (answer.status, answer.code, broker.asked) == (400, "other_api", [])
 
     @pytest.mark.parametrize(
-        "query", ["?a=1", "?tenant=a&tenant=b", "?limit=x", "?limit=1.5", "?limit=", "?tenant=%ff%00"]
-    )  # fmt: skip
+        "query", ["a=1", "tenant=a&tenant=b", "limit=x", "limit=1.5", "limit=", "limit=1&LIMIT=1"]
+    )
     def test_queries(self, running: Running, broker: StubBroker, query: str) -> None:
-        answer = running.ask("GET", "/v1/models" + query)
-        if query != "?tenant=%ff%00":  # a name for the broker to refuse
-            assert (answer.status, answer.code, broker.asked) == (400, "bad_document", [])
+        answer = running.ask("GET", "/v1/models?" + query)
+        assert (answer.status, answer.code, broker.asked) == (400, "bad_document", [])
 
     def test_no_query_where_none_is_wanted(self, running: Running) -> None:
         assert running.ask("GET", "/v1/whoami?a=1").code == "bad_document"

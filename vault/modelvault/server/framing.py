@@ -10,13 +10,14 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelvault.clock import boot_ms
-from modelvault.errors import ModelVaultError
+from modelvault.errors import InvalidRequest, ModelVaultError
 from modelvault.server import problems, tracing
 from modelvault.server.metrics import Metrics
 from modelvault.wire.calls import API, HEADER
 
 _LOG = logging.getLogger("modelvault.access")
 _ID = re.compile(rb"[A-Za-z0-9_-]{8,64}")
+MAX_HEAD = 64 << 10
 _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
@@ -60,7 +61,8 @@ class Framing:
         self._metrics.running.inc()
         with tracing.span(scope["headers"]) as span:
             try:
-                await self._app(scope, receive, sending)
+                answering = self._app if _fits(scope) else _too_large(scope)
+                await answering(scope, receive, sending)
             except Exception as failure:  # noqa: BLE001  a mistake of ours ends in one answer
                 if status == 0:
                     await problems.internal(failure, name)(scope, receive, sending)
@@ -91,3 +93,15 @@ class Framing:
         }
         _LOG.info("request", extra=told)
         return told
+
+
+def _fits(scope: Scope) -> bool:
+    """The parser bounds only what of a head isn't whole yet."""
+    fields = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    return fields + len(scope["raw_path"]) + len(scope["query_string"]) <= MAX_HEAD
+
+
+def _too_large(scope: Scope) -> ASGIApp:
+    refused = InvalidRequest("head_too_large", f"the request's head is over {MAX_HEAD} bytes")
+    scope["modelvault.error"] = refused
+    return problems.answer(refused, request_id(scope))

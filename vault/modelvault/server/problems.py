@@ -28,6 +28,7 @@ STATUS: Mapping[str, int] = {
 _BY_CODE: Mapping[str, int] = {
     "too_large": 413,
     "too_slow": 408,
+    "head_too_large": 431,
     "rate_limited": 429,
     "no_route": 404,
     "bad_method": 405,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import signal
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -22,6 +25,7 @@ from modelvault.server import tracing
 from modelvault.server.protocol import BoundedProtocol
 
 _PLAIN = frozenset({"127.0.0.1", "::1", "localhost"})
+_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _KEPT = ("request", "call", "method", "status", "ms", "code", "failure", "frames")
 
@@ -29,7 +33,8 @@ _KEPT = ("request", "call", "method", "status", "ms", "code", "failure", "frames
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """Where to listen. `certificate` and `key` are PEM files; without them only loopback is taken:
     a token in the clear is everybody's. `drain_s` bounds the wait for what has begun, `notice_s`
-    is how long readiness says no before the port closes."""
+    is how long readiness says no before the port closes. More than `connections` at a time get a
+    503; `backlog` more wait in the kernel."""
 
     host: str
     port: int
@@ -39,6 +44,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     client_optional: bool = False
     drain_s: float = 30.0
     notice_s: float = 0.0
+    connections: int = 1000
+    backlog: int = 1024
 
 
 class Server:
@@ -55,18 +62,24 @@ class Server:
     def run(self, app: FastAPI, serving: Serving) -> None:
         """Serve until SIGTERM or SIGINT; returns when all that had begun has ended.
 
-        Raises InvalidRequest (`bad_serving`) for a certificate that can't be used, or a host that
-        isn't loopback without one; OSError where the port is taken.
+        Raises InvalidRequest (`bad_serving`) for a certificate that can't be used, a host that
+        isn't loopback without one, and an address that can't be listened on.
         """
-        self._server = _Uvicorn(_config(app, serving), self._stopping, serving.notice_s)
+        config = _config(app, serving)
+        sockets = _listen(serving)
+        self._server = _Uvicorn(config, self._stopping, serving.notice_s)
         tracing.start()
-        self._server.run()
+        try:
+            self._server.run(sockets)
+        finally:
+            for each in sockets:
+                each.close()
 
     def stop(self) -> None:
         """As SIGTERM does. Thread-safe."""
         self._stopping.set()
         if self._server is not None:
-            self._server.should_exit = True
+            self._server.close_soon()
 
 
 class _Uvicorn(uvicorn.Server):
@@ -90,15 +103,50 @@ class _Uvicorn(uvicorn.Server):
                 signal.signal(each, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal: readiness says no, and after a moment the port closes."""
-        if self._stopping.is_set() or self._notice_s <= 0:
-            self._stopping.set()
+        """The first signal: readiness says no, and after a moment the port closes. The second
+        doesn't wait for that moment."""
+        if self._stopping.is_set():
             super().handle_exit(sig, frame)
             return
         self._stopping.set()
-        timer = threading.Timer(self._notice_s, super().handle_exit, (sig, frame))
+        self.close_soon()
+
+    def close_soon(self) -> None:
+        """Close the port when whoever asks for readiness had time to hear that it ends."""
+        timer = threading.Timer(self._notice_s, self._close)
         timer.daemon = True
         timer.start()
+
+    def _close(self) -> None:
+        self.should_exit = True
+
+
+def _listen(serving: Serving) -> list[socket.socket]:
+    """A socket for each address of the host; one that this machine doesn't have is left out."""
+    opened: list[socket.socket] = []
+    failed = "it has no address"
+    try:
+        found = socket.getaddrinfo(serving.host, serving.port, type=socket.SOCK_STREAM)
+        for family, address in dict.fromkeys((one[0], one[4]) for one in found):
+            try:
+                opened.append(
+                    socket.create_server(address[:2], family=family, backlog=serving.backlog)
+                )
+            except OSError as failure:
+                if failure.errno not in _NOT_HERE:
+                    raise
+                failed = os.strerror(failure.errno)
+    except OSError as failure:
+        for each in opened:
+            each.close()
+        opened, failed = [], failure.strerror or "it isn't known"
+    if not opened:
+        raise InvalidRequest(
+            "bad_serving",
+            f"can't listen on {serving.host} port {serving.port}: {failed}",
+            "choose another address in [serve], or end what listens there",
+        )
+    return opened
 
 
 def _config(app: FastAPI, serving: Serving) -> uvicorn.Config:
@@ -115,8 +163,6 @@ def _config(app: FastAPI, serving: Serving) -> uvicorn.Config:
         config = uvicorn.Config(
             app,
             http=BoundedProtocol,
-            host=serving.host,
-            port=serving.port,
             ssl_certfile=serving.certificate,
             ssl_keyfile=serving.key,
             ssl_ca_certs=None if serving.client_ca is None else str(serving.client_ca),
@@ -128,8 +174,8 @@ def _config(app: FastAPI, serving: Serving) -> uvicorn.Config:
             timeout_keep_alive=30,
             timeout_graceful_shutdown=round(serving.drain_s),
             h11_max_incomplete_event_size=64 << 10,
-            limit_concurrency=1000,
-            backlog=1024,
+            limit_concurrency=serving.connections,
+            backlog=serving.backlog,
             ws="none",
             lifespan="on",
         )
