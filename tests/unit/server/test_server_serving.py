@@ -157,6 +157,18 @@ class TestStopping:
         server.join()
         assert not listening(server.port)
 
+    def test_idle_clients_dont_hold_it_up(self, files: dict[str, Path]) -> None:
+        """A connection in somebody's pool reads nothing, and so never ends its side of TLS."""
+        server = Running(StubBroker(), tls=(files["leaf"], files["key"]))
+        kept = WHOAMI.replace(b"Connection: close\r\n", b"")
+        with server.open(context(files)) as idle, server.open(context(files)) as busy:
+            for connection in (idle, busy):
+                connection.sendall(kept)
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+            begun = time.monotonic()
+            server.stop()
+            assert time.monotonic() - begun < 15  # and not the 30 s of drain_s
+
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_is_a_stop_in_order(self, number: signal.Signals, tmp_path: Path) -> None:
         """The process ends by itself and with 0, after what it had begun."""

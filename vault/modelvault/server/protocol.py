@@ -20,20 +20,24 @@ from modelvault.wire import problem
 
 HEAD_S = 10.0
 UNREAD_S = 60.0
+CLOSE_S = 1.0
 
 
 class BoundedProtocol(H11Protocol):
     """One connection. `head_s` is the time for a request's whole head, from the connection's or its
-    first byte on; `unread_s` how long the other end may read nothing of an answer."""
+    first byte on; `unread_s` how long the other end may read nothing of an answer; `close_s` how
+    long it may take to end TLS: a client whose connection idles in a pool never does."""
 
     head_s = HEAD_S
     unread_s = UNREAD_S
+    close_s = CLOSE_S
 
     def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401  uvicorn's own arguments
         super().__init__(*args, **more)
         self.access_log = False  # whoever listens: its lines hold queries
         self._head = _Timer(self.loop)
         self._unread = _Timer(self.loop)
+        self._closing = _Timer(self.loop)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A silent connection counts as a head that doesn't come."""
@@ -49,6 +53,7 @@ class BoundedProtocol(H11Protocol):
         """Nothing is waited for any more."""
         self._head.stop()
         self._unread.stop()
+        self._closing.stop()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -83,6 +88,33 @@ class BoundedProtocol(H11Protocol):
             for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """An answer was the last one where the server stops, or the client said so."""
+        super().on_response_complete()
+        self._end()
+
+    def shutdown(self) -> None:
+        """The server stops: a connection without a request ends now."""
+        super().shutdown()
+        self._end()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing more has come."""
+        super().timeout_keep_alive_handler()
+        self._end()
+
+    def _end(self) -> None:
+        if self.transport.is_closing():
+            self._closing.start(self.close_s, self._cut)
+
+    def _cut(self) -> None:
+        """What is still being read is left to `unread_s`."""
+        self._closing.stop()
+        if self.transport.get_write_buffer_size():
+            self._end()
+        else:
+            self.transport.abort()
 
     def _watch(self) -> None:
         serving = self.cycle is not None and not self.cycle.response_complete
