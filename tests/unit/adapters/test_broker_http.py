@@ -17,6 +17,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trustme
 
@@ -142,12 +143,12 @@ class TestRequests:
         error = failure(lambda: broker.release(CALLER, id))
         assert (type(error), error.code, far.asked) == (NotFound, "no_lease", [])
 
-    @pytest.mark.parametrize("token", ["a\r\nX-Evil: 1", "a b", "tökén", "a\x00", "a\x7f"])
+    @pytest.mark.parametrize("token", ["", "a\r\nX-Evil: 1", "a b", "tökén", "a\x00", "a\x7f"])
     def test_nor_tokens(self, far: FakeServer, broker: RemoteBroker, token: str) -> None:
         with pytest.raises(AuthenticationError) as caught:
             broker.whoami(Caller(token=token))
         assert (caught.value.code, far.asked) == ("malformed_token", [])
-        assert token not in str(caught.value)
+        assert not token or token not in str(caught.value)
 
     @pytest.mark.parametrize(
         ("client", "agent"), [("", "modelvault"), ("a\r\nX: b", "aX: b"), ("ü\x07", "modelvault"),
@@ -557,8 +558,19 @@ def test_a_client_needs_none_of_the_servers_libraries() -> None:
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
-def test_asked_is_what_was_asked(far: FakeServer, broker: RemoteBroker) -> None:
-    """A revocation is checked before it is sent: its kind is a closed set."""
-    error = failure(lambda: broker.revoke(CALLER, kind="model", target="m", reason="x"))
-    assert isinstance(error, InvalidRequest)
-    assert far.asked == []
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda broker: broker.show(CALLER, "\ud800"),
+        lambda broker: broker.tag(CALLER, "m@1", "\ud800"),
+        lambda broker: broker.explain(
+            CALLER, action="load", reference="m", purpose=None,
+            subject=msgspec.structs.replace(WHO, claims={"x": object()}),
+        ),
+    ],
+)  # fmt: skip
+def test_what_has_no_json_isnt_sent(
+    far: FakeServer, broker: RemoteBroker, call: Callable[[RemoteBroker], object]
+) -> None:
+    error = failure(lambda: call(broker))
+    assert (type(error), error.code, far.asked) == (InvalidRequest, "bad_document", [])

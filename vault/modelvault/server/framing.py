@@ -61,7 +61,8 @@ class Framing:
         self._metrics.running.inc()
         with tracing.span(scope["headers"]) as span:
             try:
-                answering = self._app if _fits(scope) else _too_large(scope)
+                refused = _refusal(scope)
+                answering = self._app if refused is None else _refused(scope, refused)
                 await answering(scope, receive, sending)
             except Exception as failure:  # noqa: BLE001  a mistake of ours ends in one answer
                 if status == 0:
@@ -95,13 +96,19 @@ class Framing:
         return told
 
 
-def _fits(scope: Scope) -> bool:
-    """The parser bounds only what of a head isn't whole yet."""
+def _refusal(scope: Scope) -> InvalidRequest | None:
+    """What nobody takes apart, because of its head alone."""
     fields = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
-    return fields + len(scope["raw_path"]) + len(scope["query_string"]) <= MAX_HEAD
+    # The parser bounds only what of a head isn't whole yet.
+    if fields + len(scope["raw_path"]) + len(scope["query_string"]) > MAX_HEAD:
+        return InvalidRequest("head_too_large", f"the request's head is over {MAX_HEAD} bytes")
+    names = {name for name, _ in scope["headers"]}
+    # A proxy that goes by the other one sees another request's begin (RFC 9112, section 6.3).
+    if {b"content-length", b"transfer-encoding"} <= names:
+        return InvalidRequest("bad_request", "the body's length is told in two ways")
+    return None
 
 
-def _too_large(scope: Scope) -> ASGIApp:
-    refused = InvalidRequest("head_too_large", f"the request's head is over {MAX_HEAD} bytes")
+def _refused(scope: Scope, refused: InvalidRequest) -> ASGIApp:
     scope["modelvault.error"] = refused
-    return problems.answer(refused, request_id(scope))
+    return problems.answer(refused, request_id(scope), {"Connection": "close"})

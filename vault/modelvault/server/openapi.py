@@ -62,9 +62,11 @@ def _operation(call: Call, named: dict[str, Any], components: dict[str, Any]) ->
         "responses": {
             **_success(call, named),
             **{str(status): _problem(family) for family, status in STATUS.items()},
+            "408": _problem("too slow"),
             "413": _problem("too large"),
             "415": _problem("bad media type"),
             "429": _problem("rate limited"),
+            "431": _problem("head too large"),
         },
     }
     parameters = [

@@ -27,7 +27,7 @@ def caller(request: Request, proxies: Networks) -> Caller:
     """The caller, by the bearer token of the Authorization header and nothing else (RFC 6750,
     section 2.1): a token in a URL would stand in the logs of every proxy.
 
-    Raises AuthenticationError (`no_token`, `bad_token`).
+    Raises AuthenticationError (`no_token`, `token_too_large`).
     """
     given = request.headers.getlist("authorization")
     scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
@@ -39,7 +39,9 @@ def caller(request: Request, proxies: Networks) -> Caller:
             "send `Authorization: Bearer <token>`, once",
         )
     if len(token) > MAX_TOKEN:
-        raise AuthenticationError("bad_token", "the token is too long", "16 KiB are taken")
+        raise AuthenticationError(
+            "token_too_large", f"the token is over {MAX_TOKEN} bytes", "send the token alone"
+        )
     agent = request.headers.get("user-agent", "")
     client = "".join(char for char in agent[:_MAX_AGENT] if char.isprintable())
     return Caller(token=token, source_ip=source(request, proxies), client=client)

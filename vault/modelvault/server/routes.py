@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
-from modelvault.access import Caller, Principal
+from modelvault.access import Action, Caller, Principal
 from modelvault.ports.broker import Broker, Steward
 from modelvault.wire import bodies
 
@@ -25,8 +25,9 @@ def _explain(to: Steward, who: Caller, body: bodies.ExplainAsk) -> Any:  # noqa:
     subject = None
     if told is not None:
         subject = Principal(**msgspec.structs.asdict(told))
+    action = cast("Action", body.action)  # the broker looks whether it is one
     return to.explain(
-        who, action=body.action, reference=body.reference, purpose=body.purpose, subject=subject
+        who, action=action, reference=body.reference, purpose=body.purpose, subject=subject
     )
 
 

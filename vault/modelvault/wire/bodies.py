@@ -1,84 +1,83 @@
-"""What is sent where a call's arguments aren't a value of their own already."""
+"""What is sent where a call's arguments aren't a value of their own already.
+
+Here is no more than the shape: what a text or a number may be is the broker's to say, and it says
+the same to callers nearby. A request's size is bounded before any of this is looked at.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Meta
 
-from modelvault.access import Action
-from modelvault.lease import MAX_LINKS
-from modelvault.manifest import Count, ObjectName, Positive, Sha256
+from modelvault.manifest import Count, Sha256
 from modelvault.reference import DEFAULT_TENANT
-
-Text = Annotated[str, Meta(max_length=1024)]
 
 
 class RenewAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of `renew`: the base64url SHA-256 of the recipient key that the lease was asked with."""
 
-    key_hash: Text
+    key_hash: str
 
 
 class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A reference alone."""
 
-    reference: Text
+    reference: str
 
 
 class ObjectsAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of `lease_links`: the objects to read."""
 
-    objects: Annotated[tuple[ObjectName, ...], Meta(max_length=MAX_LINKS)]
+    objects: tuple[str, ...]
 
 
 class PullObjectsAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of `pull_links`."""
 
-    reference: Text
-    objects: Annotated[tuple[ObjectName, ...], Meta(max_length=MAX_LINKS)]
+    reference: str
+    objects: tuple[str, ...]
 
 
 class ListAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of `list`, as a query."""
 
-    tenant: Text = DEFAULT_TENANT
-    filter: Text = ""
-    limit: Positive = 100
-    after: Text = ""
+    tenant: str = DEFAULT_TENANT
+    filter: str = ""
+    limit: int = 100
+    after: str = ""
 
 
 class CreateAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of `create`."""
 
-    reference: Text
-    owner: Text | None = None
-    classification: Text
+    reference: str
+    owner: str | None = None
+    classification: str
 
 
 class ClassifyAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of `classify`."""
 
-    reference: Text
-    owner: Text | None = None
-    classification: Text | None = None
+    reference: str
+    owner: str | None = None
+    classification: str | None = None
 
 
 class TagAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of `tag`."""
 
-    reference: Text
-    tag: Text
+    reference: str
+    tag: str
 
 
 class RevokeAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Of `revoke`; `for_s` in seconds, None for good."""
+    """Of `revoke`: a `principal`, a `lease` or a `version`; `for_s` in seconds, None for good."""
 
-    kind: Literal["principal", "lease", "version"]
-    target: Text
-    reason: Text
-    for_s: Positive | None = None
+    kind: str
+    target: str
+    reason: str
+    for_s: int | None = None
 
 
 class Ended(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -90,21 +89,21 @@ class Ended(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class LeasesAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of `leases`, as a query."""
 
-    reference: Text | None = None
+    reference: str | None = None
     ended: bool = False
-    limit: Positive = 100
+    limit: int = 100
 
 
 class Subject(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A principal that somebody else is asked about. Times in milliseconds since the epoch."""
 
-    id: Text
-    issuer: Text
-    instance: Text | None = None
-    groups: tuple[Text, ...]
+    id: str
+    issuer: str
+    instance: str | None = None
+    groups: tuple[str, ...]
     claims: dict[str, Any]
     bound_by: Literal["bearer", "key"] = "bearer"
-    key_hash: Text | None = None
+    key_hash: str | None = None
     issued_at: int
     expires_at: int
 
@@ -112,30 +111,36 @@ class Subject(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class ExplainAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of `explain`."""
 
-    action: Action
-    reference: Text
-    purpose: Text | None = None
+    action: str
+    reference: str
+    purpose: str | None = None
     subject: Subject | None = None
 
 
 class EntriesAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of `entries`, as a query."""
 
-    after: Count = 0
-    limit: Positive = 100
-    reference: Text | None = None
+    after: int = 0
+    limit: int = 100
+    reference: str | None = None
 
 
 class Revision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A policy's revision."""
+    """What `keep_policy` kept."""
 
     revision: Sha256
+
+
+class PublishAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Of `publish_policy`."""
+
+    revision: str
 
 
 class PolicyAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of `policy`, as a query; none means the one that counts."""
 
-    revision: Sha256 | None = None
+    revision: str | None = None
 
 
 class GcAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -123,7 +123,7 @@ _CALLS = (
     _call("steward", "policy", "GET /policy", "A policy's contents.",
           body=bodies.PolicyAsk, answer=PolicyBundle, again=True),
     _call("steward", "publish_policy", "POST /policies/publish", "Make a policy count.",
-          body=bodies.Revision, again=True),
+          body=bodies.PublishAsk, again=True),
     _call("steward", "gc", "POST /gc", "Remove what was deleted, and what dead pushes left.",
           body=bodies.GcAsk, answer=Swept),
 )  # fmt: skip

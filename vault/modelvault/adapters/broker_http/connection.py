@@ -17,7 +17,7 @@ from modelvault.access import Caller
 from modelvault.adapters.broker_http import answers, pool
 from modelvault.adapters.broker_http.pool import Address
 from modelvault.clock import Clock, boot_ms, utc_ms
-from modelvault.errors import AuthenticationError, Unavailable, sealed
+from modelvault.errors import AuthenticationError, InvalidRequest, Unavailable, sealed
 from modelvault.wire.calls import API, HEADER, Call, check_id
 
 # urllib3 writes each request's path and query into its debug log: references are in there.
@@ -107,13 +107,10 @@ class Connection:
     def _send(
         self, call: Call, caller: Caller, id: str, body: object
     ) -> tuple[int, Mapping[str, str], bytes]:
-        url = self._url + call.path.replace("{id}", id)
         headers = _headers(caller)
-        content = None
-        if body is not None and call.method == "GET":
-            url += "?" + urlencode(_query(body))
-        elif body is not None:
-            content = msgspec.json.encode(body)
+        query, content = _written(call, body)
+        url = self._url + call.path.replace("{id}", id) + query
+        if content is not None:
             headers["Content-Type"] = "application/json"
         try:
             answer = self._pool.request(
@@ -157,7 +154,7 @@ class Connection:
 
 def _headers(caller: Caller) -> dict[str, str]:
     token = caller.token
-    if not token.isascii() or not token.isprintable() or " " in token:
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
         # It would end the header, and begin another one.
         raise AuthenticationError(
             "malformed_token", "the token isn't a JWT", "get a fresh token from its issuer"
@@ -172,6 +169,20 @@ def _headers(caller: Caller) -> dict[str, str]:
         "Accept-Encoding": "identity",
         HEADER: API,
     }
+
+
+def _written(call: Call, body: object) -> tuple[str, bytes | None]:
+    """(the query, the content). Raises InvalidRequest (`bad_document`) for what has no JSON."""
+    try:
+        if body is None:
+            return "", None
+        if call.method == "GET":
+            return "?" + urlencode(_query(body)), None
+        return "", msgspec.json.encode(body)
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidRequest(
+            "bad_document", f"an argument of {call.name} can't be sent", "use plain values"
+        ) from None
 
 
 def _query(body: object) -> dict[str, str]:

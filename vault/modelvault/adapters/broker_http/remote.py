@@ -8,7 +8,6 @@ import msgspec
 
 from modelvault.access import Action, Caller, Principal
 from modelvault.adapters.broker_http.connection import Connection
-from modelvault.errors import InvalidRequest
 from modelvault.lease import (
     Draft,
     EntryPage,
@@ -163,11 +162,7 @@ class RemoteBroker:
         self, caller: Caller, *, kind: str, target: str, reason: str, for_s: int | None = None
     ) -> int:
         """See ports.broker.Steward."""
-        given = {"kind": kind, "target": target, "reason": reason, "for_s": for_s}
-        try:
-            body = msgspec.convert(given, bodies.RevokeAsk, strict=True)
-        except msgspec.ValidationError as refused:
-            raise InvalidRequest("bad_document", f"a revocation: {refused}") from None
+        body = bodies.RevokeAsk(kind=kind, target=target, reason=reason, for_s=for_s)
         ended: bodies.Ended = self._ask("revoke", caller, body=body)
         return ended.ended
 
@@ -217,7 +212,7 @@ class RemoteBroker:
 
     def publish_policy(self, caller: Caller, revision: str) -> None:
         """See ports.broker.Steward."""
-        self._ask("publish_policy", caller, body=bodies.Revision(revision=revision))
+        self._ask("publish_policy", caller, body=bodies.PublishAsk(revision=revision))
 
     def gc(self, caller: Caller, *, dry_run: bool = False) -> Swept:
         """See ports.broker.Steward."""
