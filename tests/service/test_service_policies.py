@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import requests
@@ -153,6 +154,7 @@ def test_without_opa_nothing_is_granted_and_nothing_denied(
 
 def test_readiness_names_the_part_that_is_down(stack) -> None:
     def parts() -> tuple[int, dict[str, str]]:
+        time.sleep(1.1)  # the parts are asked at most once a second
         got = requests.get(f"{stack.urls[0]}/readyz", verify=str(stack.ca), timeout=30)
         return got.status_code, json.loads(got.content)["parts"]
 

@@ -141,6 +141,18 @@ def read_all(connection: socket.socket) -> bytes:
     return data
 
 
+def read_one(connection: socket.socket) -> Answer:
+    """One answer with its whole body; the connection may go on."""
+    data = b""
+    while b"\r\n\r\n" not in data or len(data.partition(b"\r\n\r\n")[2]) < int(
+        parse(data).headers.get("content-length", "0")
+    ):
+        part = connection.recv(1 << 16)
+        assert part, "the connection ended"
+        data += part
+    return parse(data)
+
+
 def parse(data: bytes) -> Answer:
     """The first answer in these bytes, which hold no more than it."""
     head, _, body = data.partition(b"\r\n\r\n")

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from modelvault.server.protocol import BoundedProtocol
-from support.serving import Running, parse, read_all, until
+from support.serving import Running, parse, read_all, read_one, until
 from support.stub_broker import WHO, Gate, StubBroker
 
 WHOAMI = b"GET /v1/whoami HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a.b.c\r\n\r\n"
@@ -18,7 +18,7 @@ WHOAMI = b"GET /v1/whoami HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a.b.c\r\n
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BoundedProtocol, "head_s", 0.3)
+    monkeypatch.setattr(BoundedProtocol, "head_s", 1.0)
     monkeypatch.setattr(BoundedProtocol, "unread_s", 0.3)
 
 
@@ -50,7 +50,7 @@ class TestHeads:
     def test_a_second_one_on_the_same_connection_too(self, running: Running) -> None:
         with running.open() as connection:
             connection.sendall(WHOAMI)
-            assert parse(connection.recv(1 << 16)).status == 200
+            assert read_one(connection).status == 200
             connection.sendall(b"GET /v1/who")
             assert read_all(connection) == b""
 
@@ -59,16 +59,16 @@ class TestHeads:
         with running.open() as connection:
             connection.sendall(WHOAMI)
             assert gate.entered.acquire(timeout=10)
-            time.sleep(0.5)
+            time.sleep(1.2)
             gate.go.set()
-            assert parse(connection.recv(1 << 16)).status == 200
+            assert read_one(connection).status == 200
 
     def test_nor_is_a_pause_between_two(self, running: Running) -> None:
         with running.open() as connection:
-            for _ in range(2):
+            for pause in (1.2, 0):
                 connection.sendall(WHOAMI)
-                assert parse(connection.recv(1 << 16)).status == 200
-                time.sleep(0.5)
+                assert read_one(connection).status == 200
+                time.sleep(pause)
 
     def test_two_at_once_are_answered_in_turn(self, running: Running) -> None:
         with running.open() as connection:
@@ -84,6 +84,35 @@ def test_an_answer_that_nobody_reads_ends(running: Running, broker: StubBroker) 
         connection.sendall(WHOAMI)
         until(lambda: bool(broker.asked))
         until(lambda: not running.connections())
+
+
+def test_a_slow_reader_gets_it_all(
+    running: Running, broker: StubBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also behind `Connection: close`, when the server has nothing more to say for long."""
+    monkeypatch.setattr(BoundedProtocol, "close_s", 0.05)
+    size = 8 << 20
+    broker.answer = lambda _name: msgspec.structs.replace(WHO, claims={"x": "y" * size})
+    with running.open() as connection:
+        connection.sendall(WHOAMI.replace(b"Host", b"Connection: close\r\nHost"))
+        got = 0
+        for number in range(1 << 20):
+            part = connection.recv(1 << 17)
+            got += len(part)
+            if not part:
+                break
+            time.sleep(0.2 if number < 3 else 0.005)
+    assert got > size
+
+
+def test_a_connection_that_idles_ends(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = running.server._server
+    assert server is not None
+    monkeypatch.setattr(server.config, "timeout_keep_alive", 0.1)
+    with running.open() as connection:
+        connection.sendall(WHOAMI)
+        assert read_one(connection).status == 200
+        assert read_all(connection) == b""
 
 
 @pytest.mark.parametrize(

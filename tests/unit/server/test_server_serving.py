@@ -24,7 +24,7 @@ from modelvault.server.metrics import Metrics
 from modelvault.server.service import Service
 from modelvault.server.serving import Server, Serving, log
 from support.servers.process import free_port, listening
-from support.serving import Running, until
+from support.serving import Running, read_one, until
 from support.stub_broker import WHO, Gate, StubBroker
 
 WHOAMI = (
@@ -157,6 +157,20 @@ class TestStopping:
         server.join()
         assert not listening(server.port)
 
+    def test_a_second_signal_doesnt_wait_for_the_notice(self) -> None:
+        server = Running(StubBroker(), serving={"notice_s": 3600.0})
+        inner = server.server._server
+        assert inner is not None
+        inner.handle_exit(signal.SIGTERM, None)
+        assert server.ask("GET", "/readyz", token=None).status == 503
+        inner.handle_exit(signal.SIGTERM, None)
+        server.join()
+
+    def test_a_stop_before_the_start(self) -> None:
+        server = Server()
+        server.stop()
+        assert server.draining()
+
     def test_idle_clients_dont_hold_it_up(self, files: dict[str, Path]) -> None:
         """A connection in somebody's pool reads nothing, and so never ends its side of TLS."""
         server = Running(StubBroker(), tls=(files["leaf"], files["key"]))
@@ -164,7 +178,7 @@ class TestStopping:
         with server.open(context(files)) as idle, server.open(context(files)) as busy:
             for connection in (idle, busy):
                 connection.sendall(kept)
-                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+                assert read_one(connection).status == 200
             begun = time.monotonic()
             server.stop()
             assert time.monotonic() - begun < 15  # and not the 30 s of drain_s
@@ -198,7 +212,7 @@ class TestStopping:
                 assert child.stdout is not None
                 assert child.stdout.readline() == "begun\n"
                 os.kill(child.pid, number)
-                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+                assert read_one(connection).status == 200
             assert child.wait(20) == 0
             assert child.stdout.readline() == "ended\n"
         finally:

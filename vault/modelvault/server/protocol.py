@@ -88,6 +88,7 @@ class BoundedProtocol(H11Protocol):
             for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+        self._end()
 
     def on_response_complete(self) -> None:
         """An answer was the last one where the server stops, or the client said so."""

@@ -113,6 +113,9 @@ class _Uvicorn(uvicorn.Server):
 
     def close_soon(self) -> None:
         """Close the port when whoever asks for readiness had time to hear that it ends."""
+        if self._notice_s <= 0:
+            self._close()
+            return
         timer = threading.Timer(self._notice_s, self._close)
         timer.daemon = True
         timer.start()
