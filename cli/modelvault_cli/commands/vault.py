@@ -72,7 +72,9 @@ def init(
 
 
 def _plan(options: Globals, home: Path, root: str) -> None:
-    if home.exists():
+    from modelvault.wiring.home import Home
+
+    if Home(home).taken:
         raise Conflict("home_exists", f"{home} exists already", "name another folder with --home")
     plan.tell(options, "init", str(home), f"make a vault in {home}, its root key from a {root}")
 

@@ -89,21 +89,63 @@ def test_what_a_new_vault_says_of_itself(home: Path) -> None:
     assert wiring.policy_folder().revisions() == (made.policy_revision,)
 
 
-@pytest.mark.parametrize("what", ["vault", "file", "empty folder", "dangling link"])
+@pytest.mark.parametrize(
+    "what", ["vault", "file", "folder with a file", "dangling link", "link to an empty folder"]
+)
 def test_what_is_there_is_left_alone(home: Path, what: str) -> None:
     if what == "vault":
         wiring.init()
     elif what == "file":
         home.write_text("mine")
-    elif what == "empty folder":
+    elif what == "folder with a file":
         home.mkdir()
-    else:
+        (home / "notes").touch()
+    elif what == "dangling link":
         home.symlink_to("nowhere")
+    else:
+        (home.parent / "empty").mkdir()
+        home.symlink_to("empty")
     before = sorted(home.parent.rglob("*"))
     with pytest.raises(Conflict) as caught:
         wiring.init()
     assert caught.value.code == "home_exists"
     assert sorted(home.parent.rglob("*")) == before
+
+
+def test_an_empty_folder_becomes_a_private_vault(home: Path) -> None:
+    home.mkdir()
+    home.chmod(0o755)
+    made = wiring.init()
+    assert Home(home).read().vault == made.vault
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_was_empty_a_moment_ago_is_left_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.mkdir()
+    real = making._begin_ledger
+
+    def overtaken(*args: object) -> None:
+        real(*args)  # type: ignore[arg-type]
+        (home / "theirs").touch()
+
+    monkeypatch.setattr(making, "_begin_ledger", overtaken)
+    with pytest.raises(Conflict) as caught:
+        wiring.init()
+    assert caught.value.code == "home_exists"
+    assert [path.name for path in home.iterdir()] == ["theirs"]
+
+
+def test_a_mounted_disk_is_told_apart(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_args: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    home.mkdir()
+    monkeypatch.setattr(Path, "rename", busy)
+    with pytest.raises(Conflict, match="mounted") as caught:
+        wiring.init()
+    assert str(home / "vault") in caught.value.hint
 
 
 def failing(*_args: object) -> str:
@@ -152,9 +194,9 @@ def test_somebody_elses_init_in_the_same_moment(
 
 def test_a_parent_that_is_no_folder(home: Path) -> None:
     home.parent.joinpath("file").touch()
-    with pytest.raises(ModelVaultError) as caught:
+    with pytest.raises(Unavailable) as caught:
         wiring.init(home.parent / "file" / "home")
-    assert isinstance(caught.value, Conflict | Unavailable)
+    assert caught.value.code == "cant_write"
 
 
 @pytest.mark.parametrize(
@@ -214,6 +256,25 @@ def test_the_terminal_is_asked_only_where_there_is_one(monkeypatch: pytest.Monke
     assert roots.terminal() is None
     monkeypatch.setattr(roots.sys.stdin, "isatty", lambda: True, raising=False)
     assert roots.terminal() is not None
+
+
+def test_a_new_passphrase_is_typed_twice(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = iter(["open sesame", "open sesam", "open sesame", "open sesame"])
+    monkeypatch.setattr(roots, "terminal", lambda: lambda _prompt: next(typed))
+    with pytest.raises(InvalidRequest) as caught:
+        wiring.init(root="passphrase")
+    assert (caught.value.code, home.exists()) == ("passphrases_differ", False)
+    assert not list(tmp_path.rglob(".home*"))
+    wiring.init(root="passphrase")
+    assert next(typed, None) is None  # both were asked for
+    monkeypatch.setenv("MODELVAULT_PASSPHRASE", "open sesame")
+    parts(home).close()
+
+
+def test_nobody_is_asked_twice_either() -> None:
+    assert roots.twice(None) is None
 
 
 def test_the_root_key_has_to_be_there(home: Path) -> None:

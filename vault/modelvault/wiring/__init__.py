@@ -67,7 +67,8 @@ def init(
     canonical.decode(
         canonical.encode(described), Description, limit=1 << 16, what="vault", error=InvalidRequest
     )
-    return making.make(Home(settings.home), described, settings, ask or roots.terminal())
+    asking = ask or roots.twice(roots.terminal())
+    return making.make(Home(settings.home), described, settings, asking)
 
 
 def connect(

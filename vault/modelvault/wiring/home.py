@@ -92,6 +92,16 @@ class Home(msgspec.Struct, frozen=True):
         """What this client has seen."""
         return self.path / "pins.json"
 
+    @property
+    def taken(self) -> bool:
+        """Whether something stands here already; an empty folder may become a vault."""
+        if self.path.is_symlink() or not self.path.is_dir():
+            return os.path.lexists(self.path)
+        try:
+            return any(self.path.iterdir())
+        except OSError:  # somebody else's
+            return True
+
     def read(self) -> Description:
         """Raises NotFound (`no_home`), IntegrityError when vault.json is broken."""
         try:

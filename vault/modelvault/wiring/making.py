@@ -41,10 +41,12 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 def make(home: Home, described: Description, settings: Settings, ask: Ask | None) -> Made:
     """Make `home` as `described`, in a folder beside it that takes its name in the end.
 
+    An empty folder of that name is replaced, in the same step: one that isn't empty by then stays.
+
     Raises Conflict (`home_exists`), Unavailable (`cant_write`), and what root key and adapters
     raise. A root key file that was made is removed again when a later step fails.
     """
-    if home.path.exists() or home.path.is_symlink():
+    if home.taken:
         raise _exists(home)
     draft = Home(home.path.with_name(f".{home.path.name}.{secrets.token_hex(8)}"))
     try:
@@ -131,8 +133,15 @@ def _exists(home: Home) -> Conflict:
 
 
 def _cant_write(home: Home, error: OSError) -> ModelVaultError:
-    if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:  # another init was first
+    overtaken = error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
+    if overtaken and os.path.lexists(home.path):  # another init was first
         return _exists(home)
+    if error.errno == errno.EBUSY:
+        return Conflict(
+            "home_exists",
+            f"{home.path} is where a disk is mounted, and can't be replaced",
+            f"name a folder in it: --home {home.path / 'vault'}",
+        )
     return Unavailable(
         "cant_write",
         f"can't make {home.path}: {os.strerror(error.errno or 0)}",

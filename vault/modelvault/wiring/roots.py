@@ -59,6 +59,28 @@ def terminal() -> Ask | None:
     return getpass
 
 
+def twice(ask: Ask | None) -> Ask | None:
+    """Asks for a new passphrase two times: a slip in the only one would lock everybody out.
+
+    What it returns raises InvalidRequest (`passphrases_differ`).
+    """
+    if ask is None:
+        return None
+
+    def asking(prompt: str) -> str:
+        first = ask(prompt)
+        if ask("The same again: ") == first:
+            return first
+        del first  # tracebacks may be shown with their locals
+        raise InvalidRequest(
+            "passphrases_differ",
+            "the second passphrase isn't the first one",
+            "nothing was made; run it again",
+        )
+
+    return asking
+
+
 def _passphrase(settings: Settings, ask: Ask | None) -> str:
     if settings.passphrase_file is not None:
         return _first_line(settings.passphrase_file)

@@ -108,7 +108,11 @@ class Passphrase(msgspec.Struct, frozen=True):
         except UnicodeEncodeError:
             data = bytearray()
         if not data:
-            raise InvalidRequest("bad_passphrase", "the passphrase is empty or not Unicode text")
+            raise InvalidRequest(
+                "bad_passphrase",
+                "the passphrase is empty or not Unicode text",
+                "give one: five or six words that nobody would guess",
+            )
         return cls(Secret(data), cost)
 
     def create(self) -> tuple[Secret, Root]:
