@@ -23,12 +23,13 @@ def demo(options: Globals, keep: bool) -> int:
     """
     from modelvault.clock import boot_ms
     from modelvault_cli.demo.stage import Stage, Unexpected
-    from modelvault_cli.demo.walk import Walk
     from modelvault_cli.demo.world import world
     from modelvault_cli.documents import Demo
     from modelvault_cli.output import emit, talk
 
     with world(keep=keep) as place:
+        from modelvault_cli.demo.walk import Walk  # needs what `world` has just looked for
+
         stage = Stage(_silent if options.json else _tell, boot_ms)
         walk = Walk(place, stage)
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -11,6 +13,22 @@ from modelvault_cli.commands import arguments
 from modelvault_cli.frame import NAMED_PATH, Globals, command, pass_globals
 
 _deployment = click.argument("deployment", type=NAMED_PATH)
+
+
+@contextmanager
+def _server_parts() -> Iterator[None]:
+    """What only servers need is installed on demand: without it, say how."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "modelvault":
+            raise  # not a package that somebody could install
+        raise InvalidRequest(
+            "missing_extra",
+            f"serving needs packages that aren't installed here: {error.name}, and maybe more",
+            'in a clone: pip install ".[server]"; elsewhere: '
+            'pip install "encrypted-model-vault[server]"',
+        ) from None
 
 
 @command("serve", "modelvault serve /etc/modelvault/broker.toml")
@@ -25,7 +43,8 @@ def serve(_options: Globals, deployment: Path) -> None:
     """
     from modelvault.wiring import serving
 
-    serving.serve(deployment)
+    with _server_parts():
+        serving.serve(deployment)
 
 
 @command(
@@ -62,7 +81,8 @@ def found(
         effect = f"set up {told.keys.address}, make a ledger, write {told.vault.trust}"
         emit(options, Plan(action="found", target=str(deployment), effect=effect), [effect])
         return
-    made = founding.found(told, deployments.secret_text(token_file), admins)
+    with _server_parts():
+        made = founding.found(told, deployments.secret_text(token_file), admins)
     document = Founded(
         vault=made.vault,
         trust=str(made.trust),
@@ -105,8 +125,11 @@ def migrate(options: Globals, deployment: Path | None) -> None:
         raise InvalidRequest(
             "usage", "a broker can't migrate its ledger", "run this where its deployment file is"
         )
-    before, after = (
-        wiring.migrate_home(options.home) if deployment is None else founding.migrate(deployment)
-    )
+    with _server_parts():
+        before, after = (
+            wiring.migrate_home(options.home)
+            if deployment is None
+            else founding.migrate(deployment)
+        )
     line = f"schema {before} -> {after}" if after > before else f"schema {after}, up to date"
     emit(options, Migrated(before=before, after=after), [line])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -320,6 +322,26 @@ def test_rotate(run: Run, place: Path) -> None:
     assert (rotated.kek_version, rotated.rewrapped) == (2, 1)
     assert "key version 3" in run("rotate", name).out
     assert run("load", name, "-p", "inference").code == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "missing", "code"),
+    [
+        (["demo"], "tokenizers", "no_demo_model"),
+        (["serve", "broker.toml"], "anyio", "missing_extra"),
+        (["serve", "broker.toml"], "modelvault.server.app", "internal"),  # ours: that is a bug
+    ],
+)
+def test_what_is_not_installed_is_no_bug(line: list[str], missing: str, code: str) -> None:
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None; "
+        "from modelvault_cli.main import run; sys.exit(run(sys.argv[1:]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *line, "--json"], capture_output=True, check=False
+    )
+    error = json.loads(ended.stdout)["error"]
+    assert (error["code"], "pip install" in error["hint"]) == (code, code != "internal")
 
 
 def test_revoke_a_version(run: Run, place: Path) -> None:
