@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from modelvault.access import AccessRequest, Action, Caller, Decision, Principal, Resource
+from modelvault.broker.advice import advice
 from modelvault.broker.asked import (
     EVERY,
     Authorised,
@@ -222,19 +223,17 @@ def refusal(asked: Authorised, code: str | None = None, hint: str | None = None)
     if unfulfilled:
         code = code or "obligation_unfulfillable"
         hint = hint or "use a newer modelvault here, or ask whoever writes the policy"
-    owner = resource.owner
-    whom = f"{owner}, the model's owner" if owner else "an admin of this vault"
     return AccessDenied(
         code or "denied",
         f"{asked.principal.id} may not {request.action} {name or 'this vault'}{purpose}: {why}",
-        hint or f"ask {whom}; decision {decision.decision_id}",
+        hint or advice(asked),
         subject=asked.principal.id,
         action=request.action,
         model=name,
         purpose=request.purpose,
         reasons=list(decision.reasons),
         decision_id=decision.decision_id,
-        owner=owner,
+        owner=resource.owner,
     )
 
 

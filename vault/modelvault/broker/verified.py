@@ -86,7 +86,8 @@ def absent(reference: Reference) -> NotFound:
     return NotFound(
         "no_model",
         f"there is no model {reference.name}, or you may not see it",
-        "check the name with `modelvault list`, or ask an admin for access",
+        "check the name with `modelvault list`, make it with `modelvault create`, or ask an admin "
+        "for access",
     )
 
 
@@ -207,10 +208,16 @@ class Records:
 
 
 def _no_version(reference: Reference) -> NotFound:
-    named = reference.version is not None or reference.digest is not None or reference.tag
-    message = f"there is no version {reference}" if named else f"{reference} has no version yet"
+    if reference.version is None and reference.digest is None and reference.tag is None:
+        return NotFound(
+            "no_version",
+            f"{reference} has no version yet",
+            f"push one: modelvault push FOLDER {reference}",
+        )
     return NotFound(
-        "no_version", message, f"see the versions with `modelvault show {reference.name}`"
+        "no_version",
+        f"there is no version {reference}",
+        f"see the versions with `modelvault show {reference.name}`",
     )
 
 
