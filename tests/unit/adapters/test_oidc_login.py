@@ -271,6 +271,16 @@ def test_strangers_requests_are_turned_away(provider: OidcProvider) -> None:
     assert statuses == [404] * 9 + [501]
 
 
+def test_an_answer_sooner_than_the_browser_was_opened(provider: OidcProvider) -> None:
+    def show(url: str) -> None:
+        browser(url)
+        browser.done()
+
+    browser = Browser()
+    assert log_in_by_browser(provider, show, wait_s=10).token
+    assert browser.statuses == [200]
+
+
 def test_nobody_comes(provider: OidcProvider) -> None:
     error = failed(
         lambda: log_in_by_browser(provider, lambda _url: None, wait_s=0.05), AuthenticationError

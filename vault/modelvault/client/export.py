@@ -15,7 +15,7 @@ from modelvault.client.folder import appearing, continuing, write_file, write_re
 from modelvault.client.keeper import Keeper
 from modelvault.client.load import Grant, take
 from modelvault.client.progress import Progress, counter
-from modelvault.crypto.floe import HEADER_BYTES, Geometry
+from modelvault.crypto.floe import HEADER_BYTES, OVERHEAD, Geometry
 from modelvault.errors import IntegrityError
 from modelvault.loader.memory import check_fits
 from modelvault.loader.resident import Resident
@@ -119,8 +119,7 @@ def pull(
             _write_bytes(draft / name, data)
         count = counter(progress, verified.manifest.size)
         for entry in verified.manifest.files:
-            _copy(store, entry, verified.manifest.digest_alg, draft)
-            count(entry.size)
+            _copy(store, entry, verified.manifest.digest_alg, draft, count)
     return verified.manifest
 
 
@@ -133,16 +132,22 @@ def _documents(context: Context, signed: SignedVersion) -> dict[str, bytes]:
     return documents if signed.tag is None else documents | {"tag.json": signed.tag.to_bytes()}
 
 
-def _copy(store: ObjectReader, entry: FileEntry, digest_alg: str, draft: Path) -> None:
+def _copy(
+    store: ObjectReader,
+    entry: FileEntry,
+    digest_alg: str,
+    draft: Path,
+    count: Callable[[int], None],
+) -> None:
     """Both objects of a file; every byte is checked against the manifest, be it on its way or
-    because an earlier pull left it here."""
+    because an earlier pull left it here, and then counted."""
     geometry = Geometry(entry.segment_length)
     leaf_list = bytearray(leaves.list_size(geometry, entry.size))
     store.read_into(entry.leaves, 0, memoryview(leaf_list))
     leaves.check(digest_alg, leaf_list, entry)
     _write_bytes(draft / entry.leaves, bytes(leaf_list))
     size = geometry.ciphertext_size(entry.size)
-    pieces = _Pieces(geometry, entry, digest_alg, bytes(leaf_list))
+    pieces = _Pieces(geometry, entry, digest_alg, bytes(leaf_list), count)
     kept, have = _kept(draft / entry.object, pieces)
     if have == size:
         return
@@ -151,13 +156,24 @@ def _copy(store: ObjectReader, entry: FileEntry, digest_alg: str, draft: Path) -
 
 
 class _Pieces:
-    """The header and the segments of a ciphertext, each with the leaf that it must have."""
+    """The header and the segments of a ciphertext, each with the leaf that it must have.
 
-    def __init__(self, geometry: Geometry, entry: FileEntry, alg: str, leaf_list: bytes) -> None:
+    `checked(bytes)` gets the plaintext bytes of each segment that is right.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        entry: FileEntry,
+        alg: str,
+        leaf_list: bytes,
+        checked: Callable[[int], None],
+    ) -> None:
         self._geometry = geometry
         self._entry = entry
         self._alg = alg
         self._leaf_list = leaf_list
+        self._checked = checked
         self.count = 1 + geometry.segments(entry.size)
 
     def length(self, index: int) -> int:
@@ -170,6 +186,8 @@ class _Pieces:
         """Raises IntegrityError (`altered`)."""
         found = leaves.leaf(self._alg, piece)
         leaves.check_leaf(found, self._leaf_list, index, self._entry.path)
+        if index > 0:
+            self._checked(len(piece) - OVERHEAD)
 
 
 def _kept(path: Path, pieces: _Pieces) -> tuple[int, int]:

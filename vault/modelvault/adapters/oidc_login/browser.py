@@ -78,15 +78,16 @@ def _logged_in(provider: OidcProvider, show: Callable[[str], None], wait_s: floa
         raise bad_login("the provider has no login by browser; log in with --device")
     if "S256" not in metadata.code_challenge_methods_supported:
         raise bad_login("the provider doesn't do PKCE with S256")
-    with _Listener() as listener:
+    state = secrets.token_urlsafe(32)
+    with _Listener(state) as listener:
         ask = _Ask(
-            state=secrets.token_urlsafe(32),
+            state=state,
             nonce=secrets.token_urlsafe(32),
             verifier=secrets.token_urlsafe(48),
             redirect=listener.redirect,
         )
         show(_address(metadata.authorization_endpoint, ask, provider.login))
-        answer = listener.answer(ask.state, wait_s)
+        answer = listener.answer(wait_s)
     _check(answer, metadata)
     form = {
         "grant_type": "authorization_code",
@@ -130,11 +131,15 @@ def _check(answer: Mapping[str, str], metadata: Metadata) -> None:
 
 
 class _Listener:
-    """A web server on loopback that waits for one answer."""
+    """A web server on loopback that waits for the one answer which has this `state`.
 
-    def __init__(self) -> None:
+    The state is known before the port is open: a browser that is logged in already may answer
+    sooner than `show` returns.
+    """
+
+    def __init__(self, state: str) -> None:
         self._answers: queue.Queue[_Answer] = queue.Queue()
-        self._expected = ""
+        self._state = state
         listener = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -167,9 +172,8 @@ class _Listener:
         self._thread.start()
         self.redirect = f"http://127.0.0.1:{self._server.server_address[1]}{CALLBACK}"
 
-    def answer(self, state: str, wait_s: float) -> _Answer:
-        """The answer that has this `state`; others are turned away."""
-        self._expected = state
+    def answer(self, wait_s: float) -> _Answer:
+        """The answer; others are turned away."""
         try:
             return self._answers.get(timeout=wait_s)
         except queue.Empty:
@@ -187,8 +191,7 @@ class _Listener:
         if parts.path != CALLBACK or any(len(values) != 1 for values in query.values()):
             return False
         answer = _Answer({name: values[0] for name, values in query.items()})
-        state, expected = answer.get("state", ""), self._expected
-        if not expected or not hmac.compare_digest(state.encode(), expected.encode()):
+        if not hmac.compare_digest(answer.get("state", "").encode(), self._state.encode()):
             return False
         self._answers.put(answer)
         return True
