@@ -50,7 +50,8 @@ class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     `threads` is both the requests served at once and the ledger's connections. `proxies` are the
     networks whose X-Forwarded-For is believed. `metrics_port` opens a port of its own on
-    `metrics_host`. `drain_s` is how long a stop waits for what has begun.
+    `metrics_host`. `notice_s` is how long a stop says no to readiness before the port closes,
+    `drain_s` how long it waits for what has begun.
     """
 
     host: Text = "127.0.0.1"
@@ -61,6 +62,7 @@ class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     proxies: tuple[Text, ...] = ()
     metrics_host: Text = "127.0.0.1"
     metrics_port: Port | None = None
+    notice_s: Annotated[float, Meta(ge=0, le=300)] = 0.0
     drain_s: Seconds = 30.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -103,6 +103,10 @@ class Process:
         """Whether it hasn't ended."""
         return self._child.poll() is None
 
+    def status(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+        return self._child.poll()
+
     def signal(self, number: int) -> None:
         """Send a signal: SIGSTOP and SIGCONT make a server that hangs and comes back."""
         self._child.send_signal(number)

@@ -25,7 +25,7 @@ from modelvault.deployment import Deployment, Login
 from modelvault.errors import IntegrityError, InvalidRequest, NotFound, Unavailable
 from modelvault.lease import PolicyBundle
 from modelvault.record import Entry, KeyPurpose, TrustFile, TrustKey
-from modelvault.wiring import serving
+from modelvault.wiring import hcvault, places
 
 if TYPE_CHECKING:
     from modelvault.adapters.keys_hcvault.setup import Setup
@@ -59,20 +59,20 @@ def found(told: Deployment, admin_token: str, admins: Sequence[str]) -> Founded:
     from modelvault.broker.kept import KeptPolicies
 
     _check_admins(told, admins)
-    store = serving.open_store(told)
+    store = places.open_store(told)
     try:
         store.check()
     finally:
         store.close()
     with ExitStack() as opened:
-        setup = Setup(serving.key_server(told), admin_token)
+        setup = Setup(hcvault.key_server(told), admin_token)
         opened.callback(setup.close)
         setup.mount()
         setup.policies()
         for role, login in (("broker", told.keys.broker), ("steward", told.keys.steward)):
             _log_in_later(setup, role, login)
         trust = _trust(told, setup.signer())
-        ledger = SqlLedger.create(serving.ledger_url(told), clocks.utc_ms, told.ledger.deadline_s)
+        ledger = SqlLedger.create(places.ledger_url(told), clocks.utc_ms, told.ledger.deadline_s)
         opened.callback(ledger.close)
         opa = setup.bundle_signer() if told.policy.opa is not None else None
         kept = KeptPolicies(trust, ledger, setup.signer(), opa)
@@ -179,4 +179,4 @@ def migrate(path: Path) -> tuple[int, int]:
     """Bring the ledger of a deployment to this program's schema: (version before, after)."""
     from modelvault.adapters.ledger_sql.migrating import migrate as upgrade
 
-    return upgrade(serving.ledger_url(deployments.read(path)))
+    return upgrade(places.ledger_url(deployments.read(path)))
