@@ -410,8 +410,10 @@ def make(
     bundle: Bundle | None = None,
     digest_alg: str = "blake3",
     terms: Terms | None = None,
+    ledger_url: str | None = None,
 ) -> Vault:
-    """A new vault under `root`. With a `bundle`, the real engine decides instead of `rule`.
+    """A new vault under `root`. With a `bundle`, the real engine decides instead of `rule`; with a
+    `ledger_url` its ledger lies there.
 
     The caller closes it, or uses `opened`.
     """
@@ -420,7 +422,7 @@ def make(
     source = KeyFile(root / "root.key")
     LocalKeyring.make(root / "keyring.json", source)
     keyring = LocalKeyring(root / "keyring.json", source)
-    ledger = SqlLedger.create(f"sqlite:///{root / 'ledger.db'}", now)
+    ledger = SqlLedger.create(ledger_url or f"sqlite:///{root / 'ledger.db'}", now)
     store = FolderStore(root)
     policy = PlainPolicy(rule)
     engines: dict[str, PolicyEngine] = {REVISION: policy}

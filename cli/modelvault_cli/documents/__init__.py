@@ -101,6 +101,8 @@ BY_COMMAND: dict[str, type[Document]] = {
     "list": Listing,
     "show": Show,
     "init": Init,
+    "found": Founded,
+    "migrate": Migrated,
     "create": Model,
     "classify": Model,
     "tag": Tagged,
@@ -121,5 +123,9 @@ BY_COMMAND: dict[str, type[Document]] = {
     "policy check": PolicyCheck,
     "policy explain": Explained,
     "policy publish": Published,
+    "policy fetch": PolicyFetched,
+    "policy diff": PolicyDiff,
+    "policy revisions": PolicyRevisions,
+    "policy rollback": Published,
     "demo": Demo,
 }

@@ -19,7 +19,7 @@ from modelvault.adapters.ledger_sql.rows import MAX_ENTRY, AnyRow, Query
 from modelvault.adapters.ledger_sql.schema import VERSION, about, entries, head, metadata
 from modelvault.adapters.ledger_sql.watchdog import Watchdog
 from modelvault.clock import Clock, boot_ms
-from modelvault.errors import InvalidRequest, Unavailable
+from modelvault.errors import IntegrityError, InvalidRequest, ModelVaultError, Unavailable
 from modelvault.record import Entry
 
 T = TypeVar("T")
@@ -72,7 +72,12 @@ class Write:
 
 
 class Database:
-    """The connections to one ledger. Safe for many threads; not for a forked child."""
+    """The connections to one ledger. Safe for many threads; not for a forked child.
+
+    `knows` is the schema version that this program is made for.
+    """
+
+    knows = VERSION
 
     def __init__(self, url: str, clock: Clock, timeout_s: float) -> None:
         self._url = parse_url(url)
@@ -93,8 +98,8 @@ class Database:
             for engine in (self._readers, self._writer, self._counter):
                 self._watchdog.watch(engine)
         try:
-            with self.read() as connection:
-                _check_version(*self._dialect.version(connection))
+            with translated(), self._readers.begin() as connection:
+                self._check_version(*self._dialect.version(connection))
         except BaseException:
             self.close()
             raise
@@ -105,7 +110,7 @@ class Database:
         self._check_usable()
         measured, offset = self._measured
         if measured is None or boot_ms() - measured > _MEASURE_MS:
-            with translated():
+            with self._talk():
                 row = self._once(lambda c: c.execute(select(self._dialect.moment())).scalar_one())
             if row is None:
                 return self._clock()
@@ -116,30 +121,62 @@ class Database:
 
     def query(self, query: Query) -> list[AnyRow]:
         """The rows of one statement."""
-        self._check_usable()
-        with translated():
+        with self._talk():
             return self._once(lambda connection: list(connection.execute(query)))
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that reads one state of the whole ledger."""
-        self._check_usable()
-        with translated(), self._readers.begin() as connection:
+        with self._talk(), self._readers.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Write]:
         """A transaction that commits when the block ends and leaves nothing when it raises."""
-        self._check_usable()
-        with translated(), ExitStack() as stack:
+        with self._talk(), ExitStack() as stack:
             yield self._locked(stack)
 
     @contextmanager
     def counting(self) -> Iterator[Connection]:
         """A transaction of its own for counters, without the lock on `head`."""
-        self._check_usable()
-        with translated(), self._counter.begin() as connection:
+        with self._talk(), self._counter.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _talk(self) -> Iterator[None]:
+        """Around whatever is asked: errors are the vault's, and tables that another program has
+        changed meanwhile aren't called damaged."""
+        self._check_usable()
+        try:
+            with translated():
+                yield
+        except IntegrityError:
+            self._check_schema()
+            raise
+
+    def _check_schema(self) -> None:
+        """Raises Unavailable (`ledger_too_new`, `ledger_too_old`) if that is what is wrong."""
+        try:
+            with translated(), self._readers.begin() as connection:
+                found = self._dialect.version(connection)
+        except ModelVaultError:
+            return  # whoever asks has an error to tell already
+        self._check_version(*found)
+
+    def _check_version(self, version: int, least_program: int) -> None:
+        """Raises Unavailable: `ledger_too_old`, `ledger_too_new`."""
+        if version < self.knows:
+            raise Unavailable(
+                "ledger_too_old",
+                f"the ledger has schema version {version}; this program needs {self.knows}",
+                "make a copy of it, then run `modelvault migrate`",
+            )
+        if least_program > self.knows:
+            raise Unavailable(
+                "ledger_too_new",
+                f"the ledger has schema version {version}; this program knows {self.knows}",
+                "upgrade modelvault on this machine",
+            )
 
     def _once(self, ask: Callable[[Connection], T]) -> T:
         """Ask on a connection; on another one if it turns out that the server had dropped it."""
@@ -168,10 +205,13 @@ class Database:
         # FOR UPDATE where the dialect has it: whoever holds this row is the only writer.
         # The time is read outside of the locking query: after the wait for the lock.
         locked = select(head).with_for_update().subquery()
-        moment = self._dialect.moment()
-        row = connection.execute(select(locked, moment.label("moment"))).one_or_none()
-        if row is None:
-            raise damaged("its head is missing")
+        moment = self._dialect.moment().label("moment")
+        # A program that is too old for the schema by now must not write another row.
+        least = select(about.c.least_program).scalar_subquery().label("least_program")
+        row = connection.execute(select(locked, moment, least)).one_or_none()
+        if row is None or row.least_program is None:
+            raise damaged("its head or its schema's version is missing")
+        self._check_version(max(row.least_program, self.knows), row.least_program)
         now = self._clock() if row.moment is None else row.moment
         return Write(connection, row.seq, row.policy_revision, now)
 
@@ -193,22 +233,6 @@ class Database:
                 "this ledger was opened before the process forked",
                 "connect again in the child process",
             )
-
-
-def _check_version(version: int, least_program: int) -> None:
-    """Raises Unavailable: `ledger_too_old`, `ledger_too_new`."""
-    if version < VERSION:
-        raise Unavailable(
-            "ledger_too_old",
-            f"the ledger has schema version {version}; this program needs {VERSION}",
-            "make a copy of it, then run `modelvault migrate`",
-        )
-    if least_program > VERSION:
-        raise Unavailable(
-            "ledger_too_new",
-            f"the ledger has schema version {version}; this program knows {VERSION}",
-            "upgrade modelvault on this machine",
-        )
 
 
 def parse_url(url: str) -> URL:
@@ -248,6 +272,7 @@ def create(url: str, timeout_s: float) -> None:
     engine = dialect.writer(parsed, timeout_s)
     try:
         with translated(), engine.begin() as connection:
+            dialect.alone(connection)
             dialect.check_empty(connection)
             metadata.create_all(connection)
             connection.execute(insert(head).values(id=1, seq=0, policy_revision=None))

@@ -30,6 +30,10 @@ class Dialect(Protocol):
         """The database's own time in milliseconds since the epoch; NULL where it has none."""
         ...
 
+    def alone(self, connection: Connection) -> None:
+        """Wait until nobody else changes the schema; holds until the transaction ends."""
+        ...
+
     def check_empty(self, connection: Connection) -> None:
         """Raises Conflict (`ledger_exists`)."""
         ...

@@ -3,7 +3,8 @@
 Changes come in two steps, so that brokers of two versions can run on one schema: first what the
 newer one needs is added (expand), and only when no older one runs any more is what nobody needs
 taken away (contract). `about.least_program` names the oldest schema version whose programs may
-still run: a migration that only adds leaves it as it is.
+still run: a migration that only adds leaves it as it is, one that takes away raises it. Then an
+older program neither starts nor, where one still runs, writes.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def migrate(url: str, scripts: Path = MIGRATIONS) -> tuple[int, int]:
     engine = dialect.writer(parsed, DEADLINE_S)
     try:
         with translated(), engine.begin() as connection:
+            dialect.alone(connection)
             before = dialect.version(connection)[0]
             after = _upgraded(connection, before, scripts)
             if after > before:

@@ -61,9 +61,13 @@ def moment() -> ColumnElement[int | None]:
     return cast(seconds * 1000, BigInteger)
 
 
+def alone(connection: Connection) -> None:
+    """A lock for changes of the schema alone: brokers go on meanwhile."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": schema.APPLICATION_ID})
+
+
 def check_empty(connection: Connection) -> None:
     """Raises Conflict (`ledger_exists`) if the database holds a ledger."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": schema.APPLICATION_ID})
     if connection.dialect.has_table(connection, schema.head.name):
         raise Conflict(
             "ledger_exists", "the database holds a ledger already", "open it, or use another one"
@@ -87,6 +91,8 @@ def version(connection: Connection) -> tuple[int, int]:
         )
     if connection.exec_driver_sql("SHOW server_encoding").scalar_one() != "UTF8":
         raise damaged("the database isn't in UTF-8")
+    if not connection.dialect.has_table(connection, schema.about.name):
+        return 1, 1  # the first schema didn't say
     row = connection.execute(select(schema.about)).one_or_none()
     if row is None:
         raise damaged("it doesn't say its schema's version")

@@ -165,6 +165,10 @@ def mark(connection: Connection, version: int) -> None:
     connection.exec_driver_sql(f"PRAGMA user_version = {int(version)}")
 
 
+def alone(_connection: Connection) -> None:
+    """Nothing: the transaction began with the file's only write lock."""
+
+
 def check_empty(connection: Connection) -> None:
     """Raises Conflict (`ledger_exists`) if the database has any table."""
     if connection.exec_driver_sql("SELECT count(*) FROM sqlite_schema").scalar_one():
