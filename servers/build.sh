@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Build or install the servers that `make stack` and the tests run, each once and by its version:
-#   servers/build.sh [opa|hcvault|versitygw|toxiproxy|packages ...]       (all, when none is named)
+#   servers/build.sh [opa|hcvault|versitygw|toxiproxy|packages|helm|compose|dockerfile|seccomp ...]
+# (all, when none is named; the last four check and run examples/deploy).
 # They lie in MODELVAULT_SERVERS (~/.cache/modelvault-servers). Needs the environment that
 # `make install` makes; Go is taken from a package where the machine has none.
 set -euo pipefail
@@ -12,6 +13,10 @@ OPA_VERSION=1.22.2
 HCVAULT_VERSION=1.21.1  # later 1.21.x don't build against the published sdk
 VERSITYGW_VERSION=1.8.0
 TOXIPROXY_VERSION=2.5.0
+HELM_VERSION=4.3.1
+COMPOSE_VERSION=2.16.2  # of compose-go, with which Docker Compose reads its files
+BUILDKIT_VERSION=0.33.0
+SECCOMP_VERSION=0.3.0  # of the profile that Docker has by default
 
 say() { printf '   %s (%ss)\n' "$*" "$SECONDS"; }
 
@@ -69,6 +74,38 @@ hcvault() {
     take "$unfinished" "$name"
 }
 
+# own NAME MODULE VERSION: a program of ours, in servers/NAME, that is little more than a library's.
+own() {
+    local name="$1-$3" unfinished work go
+    [ ! -x "$SERVERS/$name/$1" ] || { say "$name is here"; return; }
+    say "building $name"
+    go="$(go_command)"
+    work="$(mktemp -d "$SERVERS/$1-source.XXXXXX")"
+    unfinished="$(mktemp -d "$SERVERS/$name.XXXXXX")"
+    cp "$HERE/servers/$1/main.go" "$work"
+    (
+        cd "$work"
+        "$go" mod init "modelvault.test/$1" 2>&1 | some
+        "$go" mod edit -require="$2@v$3"
+        "$go" mod tidy 2>&1 | some
+        "$go" build -v -trimpath -ldflags "-s -w" -o "$unfinished/$1" . 2>&1 | some
+    )
+    rm -rf "$work"
+    take "$unfinished" "$name"
+}
+
+# Which system calls a container may make, in the JSON that Docker ships.
+seccomp() {
+    local name="seccomp-$SECCOMP_VERSION" module="github.com/moby/profiles/seccomp" unfinished go
+    [ ! -e "$SERVERS/$name/default.json" ] || { say "$name is here"; return; }
+    say "fetching $name"
+    go="$(go_command)"
+    unfinished="$(mktemp -d "$SERVERS/$name.XXXXXX")"
+    (cd "$unfinished" && "$go" mod download "$module@v$SECCOMP_VERSION" 2>&1 | some)
+    install -m 644 "$("$go" env GOMODCACHE)/$module@v$SECCOMP_VERSION/default.json" "$unfinished"
+    take "$unfinished" "$name"
+}
+
 packages() {
     local lock="$HERE/requirements/servers.lock" place="$SERVERS/packages"
     if cmp -s "$lock" "$place/installed.lock"; then say "packages are here"; return; fi
@@ -83,7 +120,7 @@ packages() {
 mkdir -p "$SERVERS"
 for wanted in "${@:-all}"; do
     case "$wanted" in
-        all) "$0" packages opa versitygw toxiproxy hcvault ;;
+        all) "$0" packages opa versitygw toxiproxy compose dockerfile seccomp helm hcvault ;;
         packages) packages ;;
         opa) module "opa-$OPA_VERSION" "github.com/open-policy-agent/opa@v$OPA_VERSION" opa opa ;;
         versitygw)
@@ -95,6 +132,10 @@ for wanted in "${@:-all}"; do
                 "github.com/Shopify/toxiproxy/v2/cmd/server@v$TOXIPROXY_VERSION" \
                 server toxiproxy-server ;;
         hcvault) hcvault ;;
+        helm) module "helm-$HELM_VERSION" "helm.sh/helm/v4/cmd/helm@v$HELM_VERSION" helm helm ;;
+        compose) own compose github.com/compose-spec/compose-go/v2 "$COMPOSE_VERSION" ;;
+        dockerfile) own dockerfile github.com/moby/buildkit "$BUILDKIT_VERSION" ;;
+        seccomp) seccomp ;;
         *) echo "no such server: $wanted" >&2; exit 2 ;;
     esac
 done

@@ -24,7 +24,7 @@ class Cluster:
     """A running server. `fresh` gives an empty database of its own."""
 
     def __init__(self, *settings: str) -> None:
-        self._bin = _binaries()
+        self._bin = programs()
         # Not below pytest's folder: that is closed to other users.
         self.folder = Path(tempfile.mkdtemp(prefix="mv-pg-"))
         self.user = _user()
@@ -104,7 +104,8 @@ class Cluster:
         )
 
 
-def _binaries() -> Path:
+def programs() -> Path:
+    """The folder of its programs."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if found:
         return found[-1].parent

@@ -111,9 +111,9 @@ class Process:
         """Send a signal: SIGSTOP and SIGCONT make a server that hangs and comes back."""
         self._child.send_signal(number)
 
-    def wait(self) -> None:
-        """Until it has ended by itself."""
-        self._child.wait(STOP_S)
+    def wait(self) -> int:
+        """Until it has ended by itself: its exit status."""
+        return self._child.wait(STOP_S)
 
     def kill(self) -> None:
         """End it as a power cut would."""
