@@ -36,7 +36,7 @@ _ETC = ("ld.so.cache", "ssl")
 
 @dataclass(frozen=True)
 class Mount:
-    """A file or folder of the host, seen at `target`. A file of `settings` may name addresses."""
+    """A file or folder of the host, seen at `target`. Files of `settings` may name addresses."""
 
     source: Path
     target: str
@@ -52,6 +52,7 @@ class Container:
     command: Sequence[str]
     uid: int
     gid: int
+    groups: Sequence[int] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: Sequence[Mount] = ()
     tmpfs: Sequence[str] = ()
@@ -129,8 +130,10 @@ class Container:
     def _enter(self, root: Path) -> str:
         python = shlex.quote(str(Path(sys.base_prefix) / "bin" / "python3"))
         command = shlex.join(self._told(part) for part in self.command)
+        groups = ",".join(str(each) for each in self.groups)
         user = (
-            f"setpriv --reuid {self.uid} --regid {self.gid} --clear-groups"
+            f"setpriv --reuid {self.uid} --regid {self.gid} "
+            + (f"--groups {groups}" if groups else "--clear-groups")
             if os.geteuid() == 0
             else f"unshare --map-user {self.uid} --map-group {self.gid} setpriv"
         )
@@ -142,7 +145,12 @@ class Container:
         if not mount.settings:
             return mount
         copy = folder / mount.target.strip("/").replace("/", "-")
-        copy.write_text(self._told(mount.source.read_text("utf-8")), "utf-8")
+        if mount.source.is_dir():
+            shutil.copytree(mount.source, copy)
+        else:
+            shutil.copy(mount.source, copy)
+        for file in copy.iterdir() if copy.is_dir() else (copy,):
+            file.write_text(self._told(file.read_text("utf-8")), "utf-8")
         return dataclasses.replace(mount, source=copy)
 
     def _told(self, part: str) -> str:

@@ -116,3 +116,18 @@ capabilities: {drop: [ALL]}
           items: [{key: ca.crt, path: ca.crt}]
 {{- end }}
 {{- end }}
+
+{{/* A value in TOML. Helm's toToml writes whole numbers as fractions, which the broker refuses. */}}
+{{- define "modelvault.toml" -}}
+{{- if kindIs "map" . -}}
+{ {{- range $number, $name := keys . | sortAlpha -}}
+{{- if $number }}, {{ end }}{{ toJson $name }} = {{ include "modelvault.toml" (get $ $name) }}
+{{- end -}} }
+{{- else if kindIs "slice" . -}}
+[{{ range $number, $one := . }}{{ if $number }}, {{ end }}{{ include "modelvault.toml" $one }}{{ end }}]
+{{- else if kindIs "float64" . -}}
+{{ if eq (float64 (int64 .)) . }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
+{{- else -}}
+{{ toJson . }}
+{{- end -}}
+{{- end }}
