@@ -7,11 +7,14 @@ import tomllib
 from pathlib import Path
 
 import msgspec
+from prometheus_client.parser import text_string_to_metric_families
 
 from modelvault import deployment, settings
 from modelvault.identity import presets
+from modelvault.server.metrics import Metrics
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+BROKER = PAGE[PAGE.index("Prometheus scrapes") : PAGE.index("**Traces**")]
 BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -37,6 +40,15 @@ def test_every_section_of_a_deployment_is_told_of() -> None:
     told = set(tomllib.loads(BLOCKS[0]))
     fields = {field.name for field in msgspec.structs.fields(deployment.Deployment)}
     assert told == fields - {"limits"}
+
+
+def test_every_metric_is_told_of() -> None:
+    metrics = Metrics()
+    metrics.watch_leases(lambda: 1)
+    families = text_string_to_metric_families(metrics.text().decode())
+    names = {family.name + ("_total" if family.type == "counter" else "") for family in families}
+    names = {name for name in names if not name.endswith("_created")}
+    assert names == set(re.findall(r"^\| `(modelvault_\w+?)[`{]", BROKER, re.MULTILINE))
 
 
 def test_the_parts_that_can_be_down_are_told_of() -> None:

@@ -456,6 +456,10 @@ class PlainLedger:
         found.sort(key=lambda row: (row.granted_at, row.id), reverse=True)
         return found[: page(limit)]
 
+    def running_leases(self) -> int:
+        now = self.now()
+        return sum(runs(row, now) for row in self._state.leases.values())
+
     def extend(self, lease: str, expires_at: int, entry: Entry, *, late_ms: int = 0) -> LeaseRow:
         with self._change() as state:
             row = self._lease(state, lease)

@@ -209,6 +209,18 @@ class TestLeases:
         assert scene.ledger.leases(running_at=scene.now + 5) == [short, long]
         assert scene.ledger.leases(running_at=scene.now + 10) == [long]
 
+    def test_they_are_counted(self, scene: Scene) -> None:
+        assert scene.ledger.running_leases() == 0
+        version, other = scene.push(), (scene.create("other"), scene.push("other"))[1]
+        scene.lease(version, subject=BOB)
+        scene.lease(other, instance="pod-1")
+        ended, revoked = scene.lease(version), scene.lease(version)
+        scene.lease(version, granted_at=scene.now - HOUR, expires_at=scene.now)
+        assert scene.ledger.running_leases() == 4
+        scene.ledger.end(ended.id, scene.now, "released", entry())
+        scene.revoke("lease", revoked.id)
+        assert scene.ledger.running_leases() == 2
+
     def test_an_extension_moves_the_end_and_is_free(self, scene: Scene) -> None:
         lease = scene.lease(scene.push())
         told = entry("renew", lease=lease.id)

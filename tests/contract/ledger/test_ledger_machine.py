@@ -231,6 +231,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.both(lambda ledger, _, m=model: ledger.tags("default", m))
             self.both(lambda ledger, _, m=model: ledger.keys_below("default", m, 99))
             self.both(lambda ledger, _, m=model: ledger.leases(model=m, running_at=self.now))
+        self.both(lambda ledger, _: ledger.running_leases())
         for upload in self.uploads:
             self.both(lambda ledger, _, one=upload.id: ledger.upload(one))
         for subject in (ALICE, BOB):

@@ -61,6 +61,42 @@ def test_requests_leases_and_errors_are_counted() -> None:
     assert not any("secret" in part for key in found for part in key)
 
 
+class TestRunningLeases:
+    def test_are_asked_for_at_most_every_few_seconds(self) -> None:
+        metrics, answers, now = Metrics(), iter((3, 5)), [0]
+        metrics.watch_leases(lambda: next(answers), lambda: now[0])
+        for at, told in ((0, 3), (4_999, 3), (5_000, 5), (9_999, 5)):
+            now[0] = at
+            assert samples(metrics)["modelvault_leases_running",] == told
+
+    def test_an_unreachable_ledger_tells_nothing(self) -> None:
+        """Neither 0 nor what was true before."""
+        metrics, now, asked = Metrics(), [0], []
+
+        def running() -> int:
+            asked.append(now[0])
+            if 5_000 <= now[0] < 10_000:
+                raise Unavailable("ledger_unavailable", "no")
+            return 7
+
+        metrics.watch_leases(running, lambda: now[0])
+        assert samples(metrics)["modelvault_leases_running",] == 7
+        for at in (5_000, 7_000):  # nor is it asked again and again while it is down
+            now[0] = at
+            found = samples(metrics)
+            assert ("modelvault_leases_running",) not in found
+            assert ("modelvault_requests_running",) in found
+        now[0] = 10_000
+        assert samples(metrics)["modelvault_leases_running",] == 7
+        assert asked == [0, 5_000, 10_000]
+
+    def test_nobody_asks_before_the_first_scrape(self) -> None:
+        def never() -> int:
+            raise AssertionError
+
+        Metrics().watch_leases(never)
+
+
 def test_other_calls_arent_leases() -> None:
     metrics = Metrics()
     with metrics.granting("show"):

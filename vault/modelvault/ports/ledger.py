@@ -204,6 +204,10 @@ class Ledger(Protocol):
         """Newest first; with `running_at`, those neither ended nor expired then."""
         ...
 
+    def running_leases(self) -> int:
+        """How many have neither ended nor expired now, by the ledger's clock."""
+        ...
+
     def extend(self, lease: str, expires_at: int, entry: Entry, *, late_ms: int = 0) -> LeaseRow:
         """A renewal. Rechecks revocations. AccessDenied (`revoked`, `lease_ended`: also expired),
         NotFound (`no_lease`), InvalidRequest (`over_total`) beyond the lease's `total_until`.

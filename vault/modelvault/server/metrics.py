@@ -3,7 +3,8 @@ paths, whose number nobody bounds and which are nobody's business outside the va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import (
@@ -14,10 +15,14 @@ from prometheus_client import (
     generate_latest,
     start_http_server,
 )
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
+from modelvault.clock import Clock, boot_ms
 from modelvault.errors import ModelVaultError
 
 _GRANTS = frozenset({"lease", "renew"})
+FRESH_MS = 5_000
 _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
@@ -68,6 +73,10 @@ class Metrics:
             registry=self._registry,
         )
 
+    def watch_leases(self, running: Callable[[], int], clock: Clock = boot_ms) -> None:
+        """Tell how many leases run: `running` is asked when somebody scrapes."""
+        self._registry.register(_Running(running, clock))
+
     @contextmanager
     def granting(self, call: str) -> Iterator[None]:
         """Around a call: counts what became of it, if it asks for a lease or a renewal."""
@@ -100,3 +109,39 @@ class Metrics:
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self._registry)
+
+
+class _Running(Collector):
+    """The ledger's answer, asked for at most every few seconds. Without one there is no sample: a
+    number that was true before an outage isn't told as if it were now."""
+
+    def __init__(self, running: Callable[[], int], clock: Clock) -> None:
+        self._running = running
+        self._clock = clock
+        self._asking = threading.Lock()
+        self._known: tuple[int, int | None] | None = None
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """What it is, without asking."""
+        yield self._family(None)
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """What it is now."""
+        with self._asking:
+            if self._known is None or self._clock() - self._known[0] >= FRESH_MS:
+                number = self._ask()
+                self._known = (self._clock(), number)
+            yield self._family(self._known[1])
+
+    def _ask(self) -> int | None:
+        try:
+            return self._running()
+        except ModelVaultError:
+            return None
+
+    def _family(self, number: int | None) -> GaugeMetricFamily:
+        told = "Leases that run, of the whole vault: each broker tells the same number."
+        family = GaugeMetricFamily("modelvault_leases_running", told)
+        if number is not None:
+            family.add_metric((), number)
+        return family

@@ -69,6 +69,7 @@ def serve(path: Path) -> None:
     parts = open_parts(told)
     try:
         server, metrics = Server(), Metrics()
+        metrics.watch_leases(parts.ledger.running_leases)
         service = _service(parts, metrics, server.draining)
         if told.serve.metrics_port is not None:
             _listen(metrics, told.serve.metrics_host, told.serve.metrics_port)

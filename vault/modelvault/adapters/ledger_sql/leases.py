@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import func, insert, or_, select, update
 
 from modelvault.adapters.ledger_sql import admission, rows
 from modelvault.adapters.ledger_sql.database import Write
@@ -61,6 +61,13 @@ class Leases(Room):
                 leases.c.expires_at > running_at,
             )
         return [rows.lease_row(row) for row in self._all(query.limit(rows.page(limit)))]
+
+    def running_leases(self) -> int:
+        """How many run now. Read by an index of those that haven't ended."""
+        query = select(func.count()).select_from(leases)
+        now = self._database.now()
+        row = self._first(query.where(leases.c.ended_at.is_(None), leases.c.expires_at > now))
+        return int(row[0]) if row else 0
 
     def extend(self, lease: str, expires_at: int, entry: Entry, *, late_ms: int = 0) -> LeaseRow:
         """Raises AccessDenied (`revoked`, `lease_ended`), NotFound (`no_lease`)."""
