@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from modelvault import deployment, settings
+from modelvault.artifact.meter import Phase
 from modelvault.identity import presets
+from modelvault.loader import metrics
 from modelvault.server.metrics import Metrics
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
-BROKER = PAGE[PAGE.index("Prometheus scrapes") : PAGE.index("**Traces**")]
+BROKER = PAGE[PAGE.index("Prometheus scrapes") : PAGE.index("**A job**")]
 BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -49,6 +52,13 @@ def test_every_metric_is_told_of() -> None:
     names = {family.name + ("_total" if family.type == "counter" else "") for family in families}
     names = {name for name in names if not name.endswith("_created")}
     assert names == set(re.findall(r"^\| `(modelvault_\w+?)[`{]", BROKER, re.MULTILINE))
+
+
+def test_a_jobs_metrics_are_told_of() -> None:
+    names = {family.name for family in metrics.families()}
+    assert names == set(re.findall(r"^\| `(modelvault_loader_\w+)[`{]", PAGE, re.MULTILINE))
+    for phase in get_args(Phase):
+        assert f"`{phase}`" in PAGE
 
 
 def test_the_parts_that_can_be_down_are_told_of() -> None:

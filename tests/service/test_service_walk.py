@@ -30,6 +30,23 @@ def test_a_model_goes_in_at_one_broker_and_comes_out_at_the_other(
     assert name in {each.model for each in job.list(limit=1000)}
 
 
+def test_what_a_load_cost_is_told(stack, session, admin, name, model) -> None:
+    admin.create(name, classification="internal")
+    admin.push(model, name)
+    with session(stack.token("job", "inference"), 1).load(name, purpose="inference") as loaded:
+        before = loaded.stats()
+        assert (before.costs.read_bytes, before.costs.decrypted_bytes) == ({}, 0)
+        assert 0 < before.lease_seconds_left <= loaded.obligations.max_ttl_s
+        loaded.tensors()
+        loaded.read_bytes("config.json")
+        after = loaded.stats().costs
+        assert after.decrypted_bytes == loaded.size
+        assert after.read_bytes.keys() == {"object_store"}
+        assert loaded.size < after.read_bytes["object_store"] < loaded.size * 1.01
+        assert after.seconds.keys() == {"lease", "verify", "read", "check", "decrypt"}
+    assert loaded.stats().lease_seconds_left == 0
+
+
 def test_only_what_was_granted_is_fetched(stack, session, admin, name, model) -> None:
     admin.create(name, classification="internal")
     admin.push(model, name)
@@ -158,7 +175,8 @@ def test_a_remote_load_leaves_the_servers_libraries_alone(stack, admin, name, mo
         f"with modelvault.connect({stack.urls[0]!r}) as vault:\n"
         f"    with vault.load({name!r}, purpose='inference') as model:\n"
         "        assert len(model.tensors()) == 3\n"
-        "heavy = {'hvac', 'sqlalchemy', 'fastapi', 'boto3', 'requests', 'alembic', 'opa_client'}\n"
+        "heavy = {'hvac', 'sqlalchemy', 'fastapi', 'boto3', 'requests', 'alembic', 'opa_client', "
+        "'prometheus_client'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     environment = {

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modelvault.access import Obligations
+from modelvault.artifact.meter import Meter
 from modelvault.artifact.reader import FileReader
 from modelvault.artifact.writer import encrypt_file
 from modelvault.crypto import derive
 from modelvault.crypto.floe import Geometry
 from modelvault.crypto.secret import Secret
 from modelvault.errors import AccessDenied, IntegrityError
+from modelvault.loader.metrics import Stats
 from modelvault.loader.model import Model
 from modelvault.manifest import FileEntry, Hints, Manifest, Provenance
 from support.memory_store import MemoryStore
@@ -93,7 +95,7 @@ class Version:
             obligations or Obligations(),
             self.lease,
             self._on_close,
-            **more,
+            **({"stats": no_stats} | more),
         )
 
     def _on_close(self) -> None:
@@ -140,6 +142,11 @@ class Sealed(Version):
         altered = bytearray(self.store.objects[entry.object])
         altered[position] ^= 1
         self.store.objects[entry.object] = bytes(altered)
+
+
+def no_stats() -> Stats:
+    """Of a model whose lease nobody keeps."""
+    return Stats(lease_seconds_left=0, costs=Meter().costs())
 
 
 def entry(path: str, size: int, number: int, segment_length: int = SEGMENT) -> FileEntry:

@@ -8,14 +8,17 @@ if TYPE_CHECKING:
     from modelvault.client.session import Session
     from modelvault.loader.model import Model
     from modelvault.wiring import connect
+    from modelvault.wiring.measuring import metrics_text, register_metrics
 
-__all__ = ["Model", "Session", "connect", "errors"]
+__all__ = ["Model", "Session", "connect", "errors", "metrics_text", "register_metrics"]
 
 _HOMES = {
     "connect": "modelvault.wiring",
     "Session": "modelvault.client.session",
     "Model": "modelvault.loader.model",
     "errors": "modelvault.errors",
+    "metrics_text": "modelvault.wiring.measuring",
+    "register_metrics": "modelvault.wiring.measuring",
 }
 
 

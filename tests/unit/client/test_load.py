@@ -24,6 +24,8 @@ from modelvault.errors import (
     Unavailable,
 )
 from modelvault.lease import Lease, LeaseAsk, Renewal
+from modelvault.loader import metrics
+from modelvault.loader.metrics import PROCESS
 from modelvault.reference import Reference
 from support.honest import WHEN, HonestBroker, Keys, Store, context
 
@@ -53,6 +55,27 @@ class Vault:
 @pytest.fixture
 def vault(tmp_path: Path) -> Vault:
     return Vault(tmp_path)
+
+
+def test_what_it_cost_is_told(vault: Vault) -> None:
+    before = PROCESS.costs()
+    with vault.session.load("m:prod", purpose="inference") as model:
+        left = model.stats().lease_seconds_left
+        vault.now += 10_000
+        assert model.stats().lease_seconds_left == left - 10
+        model.read_bytes("a.dat")
+        costs = model.stats().costs
+        assert costs.decrypted_bytes == len(FILES["a.dat"]) + 1
+        assert costs.seconds.keys() == {"lease", "verify", "read", "check", "decrypt"}
+        assert 'lease_seconds_left{model="m@2"}' in metrics.text()
+    assert model.stats().lease_seconds_left == 0
+    assert 'model="m@2"' not in metrics.text()
+    whole = PROCESS.costs()
+    assert whole.decrypted_bytes == before.decrypted_bytes + costs.decrypted_bytes
+    assert (
+        whole.read_bytes["folder"] - before.read_bytes.get("folder", 0)
+        == (costs.read_bytes["folder"])
+    )
 
 
 def test_what_was_pushed_comes_back(vault: Vault) -> None:
@@ -427,7 +450,7 @@ def test_a_memory_that_cannot_be_kept_wipes_the_keys(
         opened.append(real(self, *args))  # type: ignore[arg-type]
         return opened[-1]
 
-    def broken(*_args: object) -> None:
+    def broken(*_args: object, **_more: object) -> None:
         raise IntegrityError("bad_pins", "broken")
 
     monkeypatch.setattr(OneTimeKey, "open", kept)

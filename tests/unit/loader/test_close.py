@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from modelvault.errors import AccessDenied, Conflict, IntegrityError, Unavailable
 from modelvault.loader import memory
 from modelvault.loader.model import Model
-from support.loading import BROKEN, Sealed, Version
+from support.loading import BROKEN, Sealed, Version, no_stats
 
 FILES = {
     "a.safetensors": save({"a": np.arange(300_000, dtype="f4")}),
@@ -183,6 +183,7 @@ def test_an_error_of_the_lease_does_not_hide_the_exception() -> None:
     model = Model(
         version.manifest, list(FILES), lambda entry: version.readers[entry.path],
         version.model().obligations, version.lease, unreachable,
+        stats=no_stats,
     )  # fmt: skip
     with pytest.raises(KeyError) as caught, model:
         raise KeyError("mistake")

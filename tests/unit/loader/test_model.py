@@ -307,7 +307,7 @@ def test_many_threads_decrypt_each_byte_once() -> None:
 
 
 def test_large_files_go_one_by_one_in_strides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelvault.loader.model._SMALL", 1000)
+    monkeypatch.setattr("modelvault.loader.resident._SMALL", 1000)
     monkeypatch.setattr("modelvault.loader.resident.STRIDE", 5000)
     version = Version({MODEL: FILE, "s.safetensors": save({"z": np.zeros(9)})})
     with version.model() as model:

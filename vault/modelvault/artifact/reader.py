@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from modelvault.artifact import leaves
+from modelvault.artifact.meter import Laps, Meter
 from modelvault.artifact.parallel import run_blocks
 from modelvault.crypto import derive, floe
 from modelvault.crypto.secret import Secret
@@ -52,9 +53,16 @@ class FileReader:
     """
 
     def __init__(
-        self, store: ObjectReader, entry: FileEntry, key: Secret, digest_alg: str, threads: int
+        self,
+        store: ObjectReader,
+        entry: FileEntry,
+        key: Secret,
+        digest_alg: str,
+        threads: int,
+        meter: Meter | None = None,
     ) -> None:
-        """Take over `key`, the FileKey: `wipe` wipes it. A large range is read by `threads`."""
+        """Take over `key`, the FileKey: `wipe` wipes it. A large range is read by `threads`;
+        `meter` is told what checking and decrypting cost."""
         self.size = entry.size
         self._store = store
         self._entry = entry
@@ -63,6 +71,7 @@ class FileReader:
         self._leaf = leaves.hasher(digest_alg)
         self._threads = max(1, threads)
         self._geometry = floe.Geometry(entry.segment_length)
+        self._meter = meter or Meter()
         self._lock = threading.Lock()
         self._opened: tuple[floe.Decryptor, bytes] | None = None
 
@@ -88,10 +97,16 @@ class FileReader:
                 positions = range(first + start, first + stop)
                 places = [self._geometry.segment_at(each, self.size) for each in positions]
                 size = sum(length for _, length in places)
-                with self._store.stream(self._entry.object, places[0][0], size) as read:
+                stream = self._store.stream(self._entry.object, places[0][0], size)
+                with stream as read, Laps(self._meter) as laps:
                     for position, (_, length) in zip(positions, places, strict=True):
-                        segment = self._read_segment(read, leaf_list, position, length)
+                        segment = self._read_segment(read, length)
+                        laps.start()
+                        self._check(segment, leaf_list, position)
+                        laps.spent("check")
                         self._decrypt(decryptor, position, segment, offset, buffer)
+                        laps.spent("decrypt")
+                        laps.decrypted(length - floe.OVERHEAD)
 
             try:
                 run_blocks(segments, count, block, self._threads)
@@ -114,15 +129,16 @@ class FileReader:
         first = offset // self._geometry.payload
         return first, (offset + length - 1) // self._geometry.payload - first + 1
 
-    def _read_segment(
-        self, read: Callable[[memoryview], None], leaf_list: bytes, position: int, length: int
-    ) -> memoryview:
-        """The next encrypted segment, in this thread's buffer, checked against its leaf."""
+    def _read_segment(self, read: Callable[[memoryview], None], length: int) -> memoryview:
+        """The next encrypted segment, in this thread's buffer."""
         _scratch.grow(self._geometry.segment_length)
         segment = _scratch.cipher[:length]
         read(segment)
-        leaves.check_leaf(self._leaf(segment), leaf_list, position + 1, self._entry.path)
         return segment
+
+    def _check(self, segment: memoryview, leaf_list: bytes, position: int) -> None:
+        """Raises IntegrityError (`altered`) unless it is what the signed manifest stands for."""
+        leaves.check_leaf(self._leaf(segment), leaf_list, position + 1, self._entry.path)
 
     def _decrypt(
         self,

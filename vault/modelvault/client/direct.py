@@ -12,6 +12,8 @@ from modelvault.ports.objects import ObjectReader, ObjectStore, Track, UploadSto
 class Direct:
     """`ports.objects.Places` over one store."""
 
+    source = "folder"
+
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 

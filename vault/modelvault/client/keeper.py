@@ -75,6 +75,13 @@ class Keeper:
         state = self._state
         return state.ended or (None if lease_state.alive(state, self._clock()) else "lease_expired")
 
+    @property
+    def seconds_left(self) -> float:
+        """Until the lease must have been renewed, without its grace; 0 once it is over."""
+        state = self._state
+        left = 0 if state.ended else state.expires_at - self._clock()
+        return max(0, left) / 1000
+
     def check(self) -> None:
         """Raise AccessDenied once the lease is over; this is the loader's Guard.
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from modelvault.access import Obligations
 from modelvault.artifact import trust as trusting
+from modelvault.artifact.meter import Meter, Metered
 from modelvault.artifact.reader import FileReader
 from modelvault.artifact.trust import Verified
 from modelvault.client import grant, lease_state
@@ -20,6 +21,8 @@ from modelvault.client.keys import OneTimeKey
 from modelvault.crypto.secret import Secret
 from modelvault.errors import AccessDenied, InvalidRequest, ModelVaultError
 from modelvault.lease import Lease, LeaseAsk, Renewal
+from modelvault.loader import metrics
+from modelvault.loader.metrics import PROCESS, Stats
 from modelvault.loader.model import Model
 from modelvault.manifest import FileEntry, Manifest
 from modelvault.ports.objects import ObjectReader
@@ -40,9 +43,11 @@ class Grant:
         files: tuple[FileEntry, ...],
         keys: dict[str, Secret],
         store: ObjectReader,
+        meter: Meter,
     ) -> None:
         self._context = context
-        self._store = store
+        self._store = Metered(store, context.places.source, meter)
+        self.meter = meter
         self._action = action
         self._keys = keys
         self.lease = lease
@@ -75,6 +80,7 @@ class Grant:
             Secret.copy_of(key.reveal()),
             self.manifest.digest_alg,
             self._context.threads,
+            self.meter,
         )
 
     def check(self, obligations: Obligations) -> None:
@@ -138,12 +144,15 @@ def _take(
     ask: LeaseAsk,
     on_end: Callable[[str], None],
 ) -> tuple[Grant, Keeper]:
+    meter = Meter(PROCESS)
     seen = context.pins.seen()
     asked_at = context.clock()
-    lease = context.broker.lease(context.credentials.caller(once.hash), ask)
+    with meter.timing("lease"):
+        lease = context.broker.lease(context.credentials.caller(once.hash), ask)
     try:
-        verified = trusting.verify(lease.signed, reference, context.trust, seen)
-        return _opened(context, once, ask, lease, verified, asked_at, on_end)
+        with meter.timing("verify"):
+            verified = trusting.verify(lease.signed, reference, context.trust, seen)
+            return _opened(context, once, ask, lease, verified, asked_at, meter, on_end)
     except BaseException:
         # Nobody will use this lease: it shouldn't hold a slot until it runs out.
         with suppress(ModelVaultError):
@@ -158,12 +167,13 @@ def _opened(
     lease: Lease,
     verified: Verified,
     asked_at: int,
+    meter: Meter,
     on_end: Callable[[str], None],
 ) -> tuple[Grant, Keeper]:
     files = grant.granted_files(ask, lease, verified)
     keys = once.open(lease.sealed, grant.info(ask, lease, verified), lease.paths)
     store = context.places.leased(lease.id, once.hash)
-    granted = Grant(context, ask.action, lease, verified, files, keys, store)
+    granted = Grant(context, ask.action, lease, verified, files, keys, store, meter)
     try:
         context.pins.remember(verified.seen)
         return granted, _keeper(context, granted, once.hash, asked_at, on_end)
@@ -236,11 +246,15 @@ def load(
             granted.obligations,
             keeper,
             closed,
+            stats=lambda: Stats(
+                lease_seconds_left=keeper.seconds_left, costs=granted.meter.costs()
+            ),
         )
     except BaseException:
         closed()
         raise
     ending.watch(granted, model)
+    metrics.watch(model)
     # A model that is forgotten instead of closed gives its lease back when it is collected.
     weakref.finalize(model, closed)
     try:

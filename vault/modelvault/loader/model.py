@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,12 +10,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from modelvault.access import Obligations
-from modelvault.artifact.parallel import run_blocks
 from modelvault.errors import AccessDenied, Conflict, ModelVaultError, NotFound
 from modelvault.loader.memory import check_fits
+from modelvault.loader.metrics import Stats
 from modelvault.loader.opened import opened
 from modelvault.loader.ramdir import RamFolder
-from modelvault.loader.resident import Resident
+from modelvault.loader.resident import Resident, load_all
 from modelvault.loader.screen import Screen
 from modelvault.loader.shards import Shards
 from modelvault.loader.source import Fits, Gate, Guard, Readers
@@ -26,8 +25,6 @@ from modelvault.weights.safetensors import TensorInfo
 
 if TYPE_CHECKING:
     from modelvault.loader.engines.numpy import Array
-
-_SMALL = 8 << 20  # a file below this is too short for its reader's threads: several go at once
 
 
 class Model:
@@ -52,15 +49,18 @@ class Model:
         guard: Guard,
         on_close: Callable[[], None],
         *,
+        stats: Callable[[], Stats],
         fits: Fits = check_fits,
     ) -> None:
-        """`paths` are the granted ones; `on_close` is called once, after the memory is gone."""
+        """`paths` are the granted ones; `on_close` is called once, after the memory is gone;
+        `stats` tells what is known of the lease and the reads."""
         self.manifest = manifest
         self.obligations = obligations
         self.closed = False
         self._gate = Gate(guard)
         self._fits = fits
         self._on_close = on_close
+        self._stats = stats
         self._residents = {
             entry.path: Resident(entry, readers, self._gate, fits, holder=self)
             for entry in manifest.files
@@ -92,6 +92,11 @@ class Model:
     def labels(self) -> dict[str, str]:
         """A copy of the version's labels."""
         return dict(self.manifest.labels)
+
+    def stats(self) -> Stats:
+        """For how long the lease runs, how many bytes came from where, and what took the time.
+        May be asked at any time, also after `close()`."""
+        return self._stats()
 
     def tensors(self, *paths: str) -> dict[str, Array]:
         """{name: read-only numpy array over the decrypted memory} of the safetensors files named,
@@ -252,7 +257,7 @@ class Model:
         self._check_fits(chosen)
         located = self._shards.locate(paths)
         engine.check(info for _, info in located.values())
-        _load(chosen)
+        load_all(chosen)
         # One view a file, sliced: a look at gate, lock and gaps for each tensor adds up.
         whole = {resident.path: take(resident, 0, resident.size) for resident in chosen}
         return {
@@ -284,17 +289,3 @@ class Model:
                 reasons=["file_not_granted"],
             )
         raise NotFound("no_file", f"{self.name} has no file {path!r}", "see model.files")
-
-
-def _load(residents: Sequence[Resident]) -> None:
-    """Decrypt all of them with all cores: large files one by one, small ones side by side."""
-    small = [resident for resident in residents if resident.size < _SMALL]
-    for resident in residents:
-        if resident.size >= _SMALL:
-            resident.load()
-
-    def load(start: int, stop: int) -> None:
-        for resident in small[start:stop]:
-            resident.load()
-
-    run_blocks(load, len(small), 1, os.cpu_count() or 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from modelvault.artifact.parallel import run_blocks
 from modelvault.crypto.floe import Geometry
 from modelvault.errors import Conflict, ModelVaultError
 from modelvault.loader.memory import Region
@@ -15,6 +17,7 @@ from modelvault.manifest import FileEntry
 
 # How much is decrypted between two looks at the gate: a revocation or Ctrl-C waits no longer.
 STRIDE = 256 << 20
+_SMALL = 8 << 20  # a file below this is too short for its reader's threads: several go at once
 
 
 class Resident:
@@ -218,3 +221,17 @@ def _clear_frames(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
+
+
+def load_all(residents: Sequence[Resident]) -> None:
+    """Decrypt all of them with all cores: large files one by one, small ones side by side."""
+    small = [resident for resident in residents if resident.size < _SMALL]
+    for resident in residents:
+        if resident.size >= _SMALL:
+            resident.load()
+
+    def load(start: int, stop: int) -> None:
+        for resident in small[start:stop]:
+            resident.load()
+
+    run_blocks(load, len(small), 1, os.cpu_count() or 1)

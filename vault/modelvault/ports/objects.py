@@ -160,8 +160,11 @@ class Places(Protocol):
     """Where one client reads and puts objects: a store of its own, or links that a broker gives.
 
     `key_hash` is that of the recipient key of the ask that the lease or upload answered: a
-    key-bound token is good for that key only.
+    key-bound token is good for that key only. `source` says in a word where the objects lie, for
+    measurements: `folder`, `object_store`.
     """
+
+    source: str
 
     def leased(self, lease: str, key_hash: str) -> ObjectReader:
         """Reads the objects of a running lease."""

@@ -20,6 +20,8 @@ CallerFor = Callable[[str | None], Caller]
 class HttpPlaces:
     """Thread-safe. `clock` is a boot clock; `threads` send one object at once."""
 
+    source = "object_store"
+
     def __init__(
         self, broker: Broker, caller: CallerFor, transport: Transport, clock: Clock, threads: int
     ) -> None:
