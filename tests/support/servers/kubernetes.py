@@ -82,7 +82,9 @@ class Cluster:
             user = {"username": claims["sub"], "uid": account["uid"], "groups": []}
             status |= {"user": user, "audiences": [wanted]}
         self.reviews.append(status)
-        return {"apiVersion": asked["apiVersion"], "kind": asked["kind"], "status": status}
+        return {
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status,
+        }  # fmt: skip
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         owner = self
