@@ -78,22 +78,31 @@ def test_a_link_that_has_ended_is_renewed(
 
 
 def test_a_broker_that_goes_half_way(
-    stack: Stack, session, admin: Session, stored: str, two: Path
+    stack: Stack, session, admin: Session, name: str, tmp_path: Path
 ) -> None:
-    """What is decrypted stays; the rest is Unavailable until the broker is back."""
+    """What is decrypted stays, links at hand are good; the rest waits until the broker is back."""
+    folder = tmp_path / "twelve"
+    folder.mkdir()
+    files = {f"{number:02}.dat": secrets.token_bytes(SIZE) for number in range(12)}
+    for path, data in files.items():
+        (folder / path).write_bytes(data)
+    admin.create(name, classification="internal")
+    admin.push(folder, name)
     job = session(stack.token("job", "inference"), broker=1)
-    with job.load(stored, purpose="inference") as model:
-        assert bytes(model.read_bytes("a.dat")) == (two / "a.dat").read_bytes()
+    with job.load(name, purpose="inference") as model:
+        assert bytes(model.read_bytes("00.dat")) == files["00.dat"]
         stack.brokers[1].kill()
         try:
+            for path in ("00.dat", "01.dat"):
+                assert bytes(model.read_bytes(path)) == files[path]
             with pytest.raises(Unavailable) as caught:
-                model.read_bytes("b.dat")
+                model.read_bytes("11.dat")
             assert caught.value.code == "broker_unavailable"
             assert caught.value.hint
-            assert bytes(model.read_bytes("a.dat")) == (two / "a.dat").read_bytes()
         finally:
             stack.brokers[1] = stack.broker(1)
-        assert bytes(model.read_bytes("b.dat")) == (two / "b.dat").read_bytes()
+        for path, data in files.items():
+            assert bytes(model.read_bytes(path)) == data
 
 
 def test_a_lease_that_is_taken_back_half_way(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -79,6 +80,12 @@ class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes: Count
 
 
+def object_names(files: Iterable[FileEntry]) -> tuple[str, ...]:
+    """The objects of some files in the order in which a reader wants them: a leaf list, then what
+    it vouches for."""
+    return tuple(name for file in files for name in (file.leaves, file.object))
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a version is. Broker and ledger decide all fields but those of the files' contents."""
 
@@ -113,7 +120,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             check_paths([file.path for file in manifest.files])
         except InvalidRequest as refused:
             raise _unsound(refused.message) from None
-        objects = [name for file in manifest.files for name in (file.object, file.leaves)]
+        objects = object_names(manifest.files)
         if len(set(objects)) != len(objects):
             raise _unsound("an object is named twice")
         if any(not file.digest.startswith(manifest.digest_alg + ":") for file in manifest.files):

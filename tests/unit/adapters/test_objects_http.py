@@ -62,11 +62,14 @@ class Store:
     def links(self, names: tuple[str, ...]) -> Links:
         self.asked.append(names)
         number = len(self.asked)
-        url = f"{self.server.url}/{names[0]}?{SIGNATURE}={number}"
-        return Links(links=(Link(object=names[0], url=url),), ttl_s=self.ttl_s)
+        links = [
+            Link(object=name, url=f"{self.server.url}/{name}?{SIGNATURE}={number}")
+            for name in names
+        ]
+        return Links(links=tuple(links), ttl_s=self.ttl_s)
 
-    def reader(self) -> HttpReader:
-        return HttpReader(self.transport, ReadLinks(self.links, self.clock))
+    def reader(self, *objects: str) -> HttpReader:
+        return HttpReader(self.transport, ReadLinks(self.links, self.clock, objects))
 
     def close(self) -> None:
         self.transport.close()
@@ -108,6 +111,20 @@ class TestReading:
             store.clock.advance(advance)
             read(reader, 0, 10)
         assert len(store.asked) == 2
+
+    def test_with_one_link_come_those_of_the_next_objects(self, store: Store) -> None:
+        names = [f"objects/{number:032x}" for number in range(40)]
+        reader = store.reader(*names)
+        for name in (names[5], names[20], names[0], names[21], names[39]):
+            reader.read_into(name, 0, memoryview(bytearray(10)))
+        assert store.asked == [
+            tuple(names[5:21]),
+            (names[0], *names[1:5]),
+            tuple(names[21:37]),
+            (names[39],),
+        ]
+        assert read(reader, 0, 10) == CONTENT[:10]  # also a name that nobody told of before
+        assert store.asked[-1] == (NAME,)
 
     @pytest.mark.parametrize("cut", [1, 1000, 69_999, 70_000, 299_999])
     def test_a_stream_that_is_cut_goes_on_where_it_stopped(self, store: Store, cut: int) -> None:
@@ -207,7 +224,8 @@ class TestReading:
     )
     def test_a_broker_that_gives_other_links(self, store: Store, links: tuple) -> None:
         reader = HttpReader(
-            store.transport, ReadLinks(lambda _names: Links(links=links, ttl_s=5), store.clock)
+            store.transport,
+            ReadLinks(lambda _names: Links(links=links, ttl_s=5), store.clock, ()),
         )
         with pytest.raises(InvalidRequest):
             read(reader, 0, 1)
@@ -217,7 +235,7 @@ class TestReading:
             raise Unavailable("broker_unavailable", "gone", "look")
 
         with pytest.raises(Unavailable, match="gone"):
-            read(HttpReader(store.transport, ReadLinks(ask, store.clock)), 0, 1)
+            read(HttpReader(store.transport, ReadLinks(ask, store.clock, ())), 0, 1)
 
 
 class Uploads:

@@ -30,7 +30,7 @@ from modelvault.lease import (
     ResumeAsk,
     Upload,
 )
-from modelvault.manifest import FileEntry
+from modelvault.manifest import FileEntry, object_names
 from modelvault.ports.objects import PutPart, UrlSigner
 from modelvault.reference import Reference
 
@@ -156,8 +156,7 @@ def _check_objects(objects: tuple[str, ...], files: Collection[FileEntry]) -> No
     """Raises InvalidRequest (`bad_links`), NotFound (`no_object`)."""
     if len(objects) > MAX_LINKS:
         raise InvalidRequest("bad_links", f"{len(objects)} links", f"ask for at most {MAX_LINKS}")
-    granted = {name for file in files for name in (file.object, file.leaves)}
-    if not granted.issuperset(objects):
+    if not set(object_names(files)).issuperset(objects):
         raise NotFound(
             "no_object", "an object that isn't of the granted files", "ask for what was granted"
         )

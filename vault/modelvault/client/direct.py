@@ -17,11 +17,16 @@ class Direct:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
-    def leased(self, lease: str, key_hash: str) -> ObjectReader:  # noqa: ARG002  as the port says
+    def leased(  # as the port says
+        self,
+        lease: str,  # noqa: ARG002
+        key_hash: str,  # noqa: ARG002
+        objects: Sequence[str],  # noqa: ARG002
+    ) -> ObjectReader:
         """The store."""
         return self._store
 
-    def pulled(self, reference: str) -> ObjectReader:  # noqa: ARG002
+    def pulled(self, reference: str, objects: Sequence[str]) -> ObjectReader:  # noqa: ARG002
         """The store."""
         return self._store
 

@@ -21,7 +21,7 @@ from modelvault.loader.memory import check_fits
 from modelvault.loader.resident import Resident
 from modelvault.loader.screen import Screen
 from modelvault.loader.source import Gate
-from modelvault.manifest import FileEntry, Manifest
+from modelvault.manifest import FileEntry, Manifest, object_names
 from modelvault.ports.objects import ObjectReader
 from modelvault.record import SignedVersion
 from modelvault.reference import Reference
@@ -112,7 +112,7 @@ def pull(
     verified = trusting.verify(signed, reference, context.trust, seen)
     context.pins.remember(verified.seen)
     exact = Reference(reference.tenant, reference.model, version=verified.manifest.version)
-    store = context.places.pulled(str(exact))
+    store = context.places.pulled(str(exact), object_names(verified.manifest.files))
     name = hashlib.sha256(f"{verified.digest} {reference}".encode()).hexdigest()
     with continuing(folder, name) as draft:
         for name, data in _documents(context, signed).items():

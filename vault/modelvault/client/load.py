@@ -24,7 +24,7 @@ from modelvault.lease import Lease, LeaseAsk, Renewal
 from modelvault.loader import metrics
 from modelvault.loader.metrics import PROCESS, Stats
 from modelvault.loader.model import Model
-from modelvault.manifest import FileEntry, Manifest
+from modelvault.manifest import FileEntry, Manifest, object_names
 from modelvault.ports.objects import ObjectReader
 from modelvault.reference import Reference
 
@@ -172,7 +172,7 @@ def _opened(
 ) -> tuple[Grant, Keeper]:
     files = grant.granted_files(ask, lease, verified)
     keys = once.open(lease.sealed, grant.info(ask, lease, verified), lease.paths)
-    store = context.places.leased(lease.id, once.hash)
+    store = context.places.leased(lease.id, once.hash, object_names(files))
     granted = Grant(context, ask.action, lease, verified, files, keys, store, meter)
     try:
         context.pins.remember(verified.seen)

@@ -160,17 +160,18 @@ class Places(Protocol):
     """Where one client reads and puts objects: a store of its own, or links that a broker gives.
 
     `key_hash` is that of the recipient key of the ask that the lease or upload answered: a
-    key-bound token is good for that key only. `source` says in a word where the objects lie, for
-    measurements: `folder`, `object_store`.
+    key-bound token is good for that key only. `objects` are the names that will be read, in about
+    the order of it: whoever wants one soon wants the next. `source` says in a word where the
+    objects lie, for measurements: `folder`, `object_store`.
     """
 
     source: str
 
-    def leased(self, lease: str, key_hash: str) -> ObjectReader:
+    def leased(self, lease: str, key_hash: str, objects: Sequence[str]) -> ObjectReader:
         """Reads the objects of a running lease."""
         ...
 
-    def pulled(self, reference: str) -> ObjectReader:
+    def pulled(self, reference: str, objects: Sequence[str]) -> ObjectReader:
         """Reads the objects of a version that may be pulled; `reference` is exact (`name@7`)."""
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from modelvault.access import Caller
 from modelvault.adapters.objects_http.links import AskLinks, ReadLinks
@@ -31,16 +31,16 @@ class HttpPlaces:
         self._clock = clock
         self._threads = threads
 
-    def leased(self, lease: str, key_hash: str) -> HttpReader:
+    def leased(self, lease: str, key_hash: str, objects: Sequence[str]) -> HttpReader:
         """See `ports.objects.Places`."""
         return self._reader(
-            lambda names: self._broker.lease_links(self._caller(key_hash), lease, names)
+            lambda names: self._broker.lease_links(self._caller(key_hash), lease, names), objects
         )
 
-    def pulled(self, reference: str) -> HttpReader:
+    def pulled(self, reference: str, objects: Sequence[str]) -> HttpReader:
         """See `ports.objects.Places`."""
         return self._reader(
-            lambda names: self._broker.pull_links(self._caller(None), reference, names)
+            lambda names: self._broker.pull_links(self._caller(None), reference, names), objects
         )
 
     def opened(self, upload: Upload, key_hash: str) -> HttpUploads:
@@ -54,5 +54,5 @@ class HttpPlaces:
             self._threads,
         )
 
-    def _reader(self, ask: AskLinks) -> HttpReader:
-        return HttpReader(self._transport, ReadLinks(ask, self._clock))
+    def _reader(self, ask: AskLinks, objects: Sequence[str]) -> HttpReader:
+        return HttpReader(self._transport, ReadLinks(ask, self._clock, objects))
