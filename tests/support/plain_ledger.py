@@ -16,6 +16,7 @@ from modelvault.catalog import (
     Limits,
     ModelRow,
     Revocation,
+    Standing,
     TagRow,
     UploadRow,
     VersionRow,
@@ -342,6 +343,39 @@ class PlainLedger:
         return used & set(names)
 
     # wrapped keys
+    def standing(
+        self, tenant: str, model: str, *, tag: str | None = None, version: int | None = None,
+        digest: str | None = None,
+    ) -> Standing:  # fmt: skip
+        state = self._state
+        row = state.models.get((tenant, model))
+        tagged = state.tags.get((tenant, model, tag or ""))
+        number = version
+        if tag is not None:
+            number = tagged and tagged.version
+        elif digest is None and version is None:
+            number = row and row.head_version
+        found = next(
+            (
+                each
+                for each in state.versions.values()
+                if (each.tenant, each.model) == (tenant, model)
+                and (each.digest == digest if digest is not None else each.version == number)
+            ),
+            None,
+        )
+        return Standing(
+            revision=state.revision,
+            model=row,
+            tag=tagged,
+            version=found,
+            key=found and state.keys.get(found.artifact),
+        )
+
+    def leased(self, lease: str) -> tuple[LeaseRow, Standing]:
+        row = self.lease(lease)
+        return row, self.standing(row.tenant, row.model, version=row.version)
+
     def key(self, artifact: str) -> KeyRow:
         if artifact not in self._state.keys:
             raise NotFound("no_key", "")

@@ -146,6 +146,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrent_leases: int | None = None
 
 
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reference means, and the policy revision that counts, at one moment: all of it was
+    read in one state. None is what isn't there; hidden rows are there. `key` is that of the
+    version's own artifact."""
+
+    revision: str | None
+    model: ModelRow | None
+    tag: TagRow | None = None
+    version: VersionRow | None = None
+    key: KeyRow | None = None
+
+
 class Admission(msgspec.Struct, frozen=True, kw_only=True):
     """What admission gave: the lease row that stands, its entry, and whether it stood already."""
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from modelvault.access import Principal
+from modelvault.catalog import Standing
 from modelvault.errors import AccessDenied, Conflict, InvalidRequest, NotFound, Unavailable
 from support.vaults import Vault, allow, deny, obligation
 
@@ -306,7 +307,12 @@ def test_publish_denied_by_the_policy_in_force(stocked: Vault) -> None:
 
 
 def test_no_policy_at_all(stocked: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stocked.ledger, "policy_revision", lambda: None, raising=False)
+    looked = stocked.ledger.standing
+
+    def without_policy(*asked: str, **more: Any) -> Standing:
+        return msgspec.structs.replace(looked(*asked, **more), revision=None)
+
+    monkeypatch.setattr(stocked.ledger, "standing", without_policy, raising=False)
     with pytest.raises(Unavailable) as caught:
         stocked.lease("m")
     assert caught.value.code == "policy_unavailable"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from modelvault.catalog import LeaseRow, Standing
 from modelvault.errors import AccessDenied, AuthenticationError, NotFound, Unavailable
 from modelvault.identity.binding import key_hash
 from modelvault.manifest import Hints
@@ -241,6 +243,12 @@ def test_a_lease_whose_version_is_another_now(
     vault, job = held
     vault.push("m", FILES)
     other = vault.ledger.version("default", "m", 2)
-    monkeypatch.setattr(vault.ledger, "version", lambda *_a: other, raising=False)
+    real = vault.ledger.leased
+
+    def moved(lease: str) -> tuple[LeaseRow, Standing]:
+        row, seen = real(lease)
+        return row, msgspec.structs.replace(seen, version=other)
+
+    monkeypatch.setattr(vault.ledger, "leased", moved, raising=False)
     with pytest.raises(NotFound):
         renew(vault, job)

@@ -19,6 +19,7 @@ from modelvault.errors import (
 )
 from modelvault.record import ModelRecord
 from modelvault.reference import Reference
+from support.forged_ledger import ForgedLedger
 from support.vaults import Crash, Vault, allow, crash_at, deny
 
 FILES = {"a.bin": b"a" * 100}
@@ -424,15 +425,11 @@ def test_whoami(vault: Vault) -> None:
 def tampered(vault: Vault, **changes: object) -> Any:
     """A broker whose ledger answers with rows that somebody changed."""
 
-    class Tampered:
-        def __getattr__(self, name: str) -> Any:
-            real = getattr(vault.ledger, name)
-            if name not in changes:
-                return real
-            change = changes[name]
-            return lambda *args, **more: msgspec.structs.replace(real(*args, **more), **change)
+    def changed(change: Any) -> Any:
+        return lambda row: msgspec.structs.replace(row, **change)
 
-    return vault.another_broker(ledger=Tampered())
+    rows = {name: changed(change) for name, change in changes.items()}
+    return vault.another_broker(ledger=ForgedLedger(vault.ledger, **rows))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -178,3 +179,23 @@ def test_no_websockets(running: Running) -> None:
         "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
     })  # fmt: skip
     assert answer.status == 200  # read over: it is a request like any other
+
+
+def test_an_answers_body_does_not_wait_for_its_head(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nagle's algorithm holds the second of two writes back until the first is acknowledged."""
+    seen: list[int] = []
+    made = BoundedProtocol.connection_made
+
+    def looked(self: BoundedProtocol, transport: asyncio.Transport) -> None:
+        made(self, transport)
+        connection = transport.get_extra_info("socket")
+        seen.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(BoundedProtocol, "connection_made", looked)
+    with running.open() as connection:
+        connection.sendall(WHOAMI)
+        assert read_one(connection).status == 200
+    assert len(seen) == 1
+    assert seen[0] != 0

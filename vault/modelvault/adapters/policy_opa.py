@@ -38,8 +38,8 @@ Pause = Callable[[float], None]
 
 class OpaAddress(msgspec.Struct, frozen=True, kw_only=True):
     """Where OPA listens. `token_file` holds the bearer token that its `system.authz` takes, and is
-    read anew for each question; `ca` is a PEM file. Without TLS only loopback is taken: a question
-    tells who uses which model, and a forged answer would be a grant."""
+    read anew whenever it has changed; `ca` is a PEM file. Without TLS only loopback is taken: a
+    question tells who uses which model, and a forged answer would be a grant."""
 
     address: str
     token_file: Path | None = None
@@ -135,10 +135,11 @@ class _Transport(HTTPAdapter):
         super().__init__(pool_maxsize=64, max_retries=0)
         self._server = server
         self._clock = clock
+        self._token = None if server.token_file is None else _Token(server.token_file)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        if self._server.token_file is not None:
-            request.headers["Authorization"] = f"Bearer {_token(self._server.token_file)}"
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token.read()}"
         kwargs["stream"] = True
         until = self._clock() + round(self._server.deadline_s * 1000)
         response = super().send(request, *args, **kwargs)
@@ -180,11 +181,24 @@ def _client(server: OpaAddress, clock: Clock) -> OpaClient:
     return client
 
 
-def _token(path: Path) -> str:
-    try:
-        return path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        raise _unavailable(f"its token can't be read from {path}") from None
+class _Token:
+    """What stands in a file, read anew whenever it is another file or was written to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: tuple[object, str] | None = None
+
+    def read(self) -> str:
+        try:
+            found = self._path.stat()
+            now = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            known = self._known
+            if known is None or known[0] != now:
+                known = (now, self._path.read_text("ascii").strip())
+                self._known = known
+            return known[1]
+        except (OSError, UnicodeDecodeError):
+            raise _unavailable(f"its token can't be read from {self._path}") from None
 
 
 def _bad(address: str, why: str) -> InvalidRequest:

@@ -41,7 +41,10 @@ class Engines:
         Raises Unavailable (`policy_unavailable`) for everything but a well-formed answer of the
         ledger's revision: an old bundle replayed is an outage, neither a grant nor a deny.
         """
-        revision = self._ledger.policy_revision()
+        return self.decide_by(self._ledger.policy_revision(), question)
+
+    def decide_by(self, revision: str | None, question: dict[str, Any]) -> Decision:
+        """The same by the revision that this request has read from the ledger just now."""
         if revision is None:
             raise Unavailable("policy_unavailable", "no policy has been published yet", _HINT)
         return decide(self._engine(revision), revision, question)

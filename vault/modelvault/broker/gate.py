@@ -24,7 +24,7 @@ from modelvault.broker.engines import Engines
 from modelvault.broker.parts import Parts
 from modelvault.broker.throttle import Throttle
 from modelvault.broker.verified import KnownVersion, Records, absent
-from modelvault.catalog import holder
+from modelvault.catalog import Standing, holder
 from modelvault.clock import to_text
 from modelvault.errors import AccessDenied, AuthenticationError, NotFound, unframed
 from modelvault.identity import tokens
@@ -100,8 +100,12 @@ class Gate:
         purpose: str | None = None,
         ticket: str | None = None,
         fulfils: Sequence[str] = (),
+        seen: Standing | None = None,
     ) -> Authorised:
-        """The policy's answer, which may be no. Raises Unavailable where there is none."""
+        """The policy's answer, which may be no. Raises Unavailable where there is none.
+
+        `seen` is a look at the ledger of this same request, which has told the policy's revision.
+        """
         bound = who.principal.claims.get(PURPOSE_CLAIM)
         request = AccessRequest(
             principal=who.principal,
@@ -115,7 +119,12 @@ class Gate:
             client=who.caller.client,
             fulfils=tuple(fulfils),
         )
-        decision = self._engines.decide(document.to_input(request))
+        question = document.to_input(request)
+        decision = (
+            self._engines.decide(question)
+            if seen is None
+            else self._engines.decide_by(seen.revision, question)
+        )
         if purpose is not None and bound is not None and bound != purpose:
             decision = denied(decision, PURPOSE_MISMATCH)
         return Authorised(who, request, decision)
@@ -129,13 +138,16 @@ class Gate:
         purpose: str | None = None,
         ticket: str | None = None,
         fulfils: Sequence[str] = (),
+        seen: Standing | None = None,
     ) -> Authorised:
         """An allowed request.
 
         Raises AccessDenied, or NotFound where the caller may not even `show` the model; both once
         the denial is in the audit log.
         """
-        asked = self.decide(who, action, resource, purpose=purpose, ticket=ticket, fulfils=fulfils)
+        asked = self.decide(
+            who, action, resource, purpose=purpose, ticket=ticket, fulfils=fulfils, seen=seen
+        )
         if asked.decision.allowed:
             return asked
         self._ledger.append(entry(asked, "denied"))
@@ -162,9 +174,10 @@ class Gate:
 
         That a version or tag isn't there is told only to those who may `show` the model.
         """
-        model = self.records.model(reference)
+        seen = self.records.look(reference)
+        model = self.records.standing(reference, seen.model)
         try:
-            return self.records.version(model, reference)
+            return self.records.version(model, reference, seen)
         except NotFound:
             if not self.may_show(who, model.resource()):
                 raise absent(reference) from None

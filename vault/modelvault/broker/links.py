@@ -88,13 +88,13 @@ class Linker:
     def lease_links(self, caller: Caller, lease: str, objects: tuple[str, ...]) -> Links:
         """Links to read objects of the granted files."""
         urls = self._signer()
-        who, row = self._renewer.own(caller, "load", lease)
+        who, row, seen = self._renewer.own(caller, "load", lease)
         left_s = (row.expires_at - who.now) // 1000
         if row.ended_at is not None or left_s < 1:
             raise AccessDenied(
                 "lease_ended", "this lease has ended", "load the model again", lease=row.id
             )
-        version = self._renewer.standing(row)
+        version = self._renewer.standing(row, seen)
         files = [file for file in version.manifest.files if file.path in set(row.paths)]
         _check_objects(objects, files)
         ttl_s = min(self._parts.terms.link_ttl_s, left_s)

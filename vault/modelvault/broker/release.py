@@ -53,7 +53,7 @@ class Releaser:
             raise self._gate.limited(asked, stopped) from None
         grant.check_same(row, admission.lease)
         ttl_s = grant.remaining_s(admission.lease, who.now)
-        sealed = self._seal(asked, ask, admission, files)
+        sealed = self._seal(asked, ask, admission, files, version)
         return _answer(asked, version, admission, ttl_s, sealed)
 
     def _decide(
@@ -68,6 +68,7 @@ class Releaser:
             purpose=ask.purpose,
             ticket=ask.ticket,
             fulfils=ask.fulfils,
+            seen=version.read,
         )
         insisted = document.insist(asked.decision, ask.fulfils)
         if not insisted.allowed:
@@ -126,12 +127,14 @@ class Releaser:
         ask: LeaseAsk,
         admission: Admission,
         files: Sequence[FileEntry],
+        version: KnownVersion,
     ) -> bytes:
         """The file keys for the recipient. A lease whose keys can't be had is ended again."""
         row = admission.lease
         artifacts = sorted({file.artifact for file in files})
+        at_hand = None if version.read is None else version.read.key
         try:
-            with unwrapped(self._parts, row.tenant, row.model, artifacts) as deks:
+            with unwrapped(self._parts, row.tenant, row.model, artifacts, at_hand) as deks:
                 return seal_file_keys(
                     [(file.artifact, file.path) for file in files],
                     deks,

@@ -14,7 +14,7 @@ from modelvault.broker.asked import Authorised, Who, entry, new_id
 from modelvault.broker.gate import Gate, denied, key_bound_to, refusal
 from modelvault.broker.parts import Parts
 from modelvault.broker.verified import KnownVersion
-from modelvault.catalog import LeaseRow
+from modelvault.catalog import LeaseRow, Standing
 from modelvault.clock import to_text
 from modelvault.errors import AccessDenied, NotFound
 from modelvault.lease import Renewal
@@ -35,12 +35,13 @@ class Renewer:
         A lease that expired during an outage is renewed within the grace that stands now.
         """
         who = self._gate.authenticate(caller, "renew", key_hash)
-        row = self._own(who, lease)
+        found, seen = self._leased(lease)
+        row = _owned(who, found)
         if row.key_hash != key_hash:
             raise _no_lease()
         if row.ended_at is not None:
             raise _over(row)
-        version = self.standing(row)
+        version = self.standing(row, seen)
         files = [file for file in version.manifest.files if file.path in set(row.paths)]
         # Which obligations this loader can keep was settled when it took the lease, and what the
         # renewal brings is in the answer for it to look at.
@@ -50,6 +51,7 @@ class Renewer:
             version.resource(files),
             purpose=row.purpose,
             fulfils=sorted(OBLIGATION_TYPES),
+            seen=seen,
         )
         obligations = asked.decision.obligations
         if not asked.decision.allowed:
@@ -74,7 +76,7 @@ class Renewer:
 
     def release(self, caller: Caller, lease: str) -> None:
         """End a lease of the caller's own."""
-        who, own = self.own(caller, "release", lease)
+        who, own, _ = self.own(caller, "release", lease)
         told = Entry(
             id=new_id(),
             at=to_text(who.now),
@@ -89,33 +91,27 @@ class Renewer:
         )
         self._parts.ledger.end(own.id, who.now, "released", told)
 
-    def own(self, caller: Caller, action: str, lease: str) -> tuple[Who, LeaseRow]:
-        """The caller, and a lease of its own, running or not. Raises NotFound (`no_lease`)."""
-        row = self._row_of(lease)
-        who = self._gate.authenticate(caller, action, None if row is None else row.key_hash)
-        return who, self._own(who, lease)
+    def own(self, caller: Caller, action: str, lease: str) -> tuple[Who, LeaseRow, Standing]:
+        """The caller, a lease of its own, running or not, and the version that it is of.
 
-    def standing(self, row: LeaseRow) -> KnownVersion:
+        Raises NotFound (`no_lease`)."""
+        row, seen = self._leased(lease)
+        who = self._gate.authenticate(caller, action, None if row is None else row.key_hash)
+        return who, _owned(who, row), seen
+
+    def standing(self, row: LeaseRow, seen: Standing) -> KnownVersion:
         """The version that a lease is of. `delete` hides it from new leases only: a running job
         isn't stopped by tidying up; `revoke` does that."""
-        records = self._gate.records
-        model = records.known(self._parts.ledger.model(row.tenant, row.model))
-        version = records.numbered(model, row.version)
-        if version.row.digest != row.manifest:
+        version = self._gate.records.leased(seen)
+        if version is None or version.row.digest != row.manifest:
             raise _no_lease()
         return version
 
-    def _row_of(self, lease: str) -> LeaseRow | None:
+    def _leased(self, lease: str) -> tuple[LeaseRow | None, Standing]:
         try:
-            return self._parts.ledger.lease(lease)
+            return self._parts.ledger.leased(lease)
         except NotFound:
-            return None
-
-    def _own(self, who: Who, lease: str) -> LeaseRow:
-        row = self._row_of(lease)
-        if row is None or row.subject != who.principal.id:
-            raise _no_lease()
-        return row
+            return None, Standing(revision=None, model=None)
 
     def _unfit(
         self,
@@ -143,6 +139,12 @@ class Renewer:
         told = entry(asked, "denied", lease=row.id)
         self._parts.ledger.end(row.id, asked.now, reason, told)
         return refused
+
+
+def _owned(who: Who, row: LeaseRow | None) -> LeaseRow:
+    if row is None or row.subject != who.principal.id:
+        raise _no_lease()
+    return row
 
 
 def _over(row: LeaseRow) -> AccessDenied:

@@ -52,7 +52,8 @@ class Envelope(
     def from_bytes(cls, data: bytes | memoryview, *, limit: int, what: str) -> Envelope:
         """Parse strictly; IntegrityError when it isn't an envelope or is over `limit` bytes."""
         envelope = canonical.decode(data, cls, limit=limit, what=what)
-        if canonical.encode(envelope) != canonical.dumps(canonical.loads(data, limit)):
+        written = canonical.encode(envelope)
+        if written != data and written != canonical.dumps(canonical.loads(data, limit)):
             # Base64 has spare bits at its end: two texts would be one signature.
             raise IntegrityError(
                 "bad_document", f"{what}: base64 that isn't in its only form", _HINT

@@ -10,9 +10,12 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from modelvault import canonical
 from modelvault.access import Principal
@@ -147,9 +150,9 @@ def _check_signature(token: str, header: dict[str, Any], issuer: Issuer, keys: I
     if algorithm != key.algorithm:
         raise _wrong_algorithm(issuer)
     try:
-        jwt.PyJWS([key.algorithm]).decode_complete(
+        _verifier(key.algorithm).decode_complete(
             token,
-            key.pem,
+            _public_key(key.pem),
             [key.algorithm],
             {"verify_signature": True, "enforce_minimum_key_length": True},
         )
@@ -159,6 +162,20 @@ def _check_signature(token: str, header: dict[str, Any], issuer: Issuer, keys: I
         ) from None
     except (jwt.InvalidKeyError, ValueError, TypeError):
         raise _unusable(issuer, key) from None
+
+
+@lru_cache(64)
+def _verifier(algorithm: str) -> jwt.PyJWS:
+    return jwt.PyJWS([algorithm])
+
+
+@lru_cache(256)
+def _public_key(pem: bytes) -> Any:  # noqa: ANN401  whether it fits the algorithm, PyJWT looks
+    """Parsed once: an issuer has few keys, and each of its tokens names one of them."""
+    try:
+        return load_pem_public_key(pem)
+    except UnsupportedAlgorithm:
+        raise ValueError("a kind of key that isn't known") from None
 
 
 def _check_times(payload: dict[str, Any], issuer: Issuer, now: int) -> tuple[int, int]:

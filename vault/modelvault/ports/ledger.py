@@ -12,6 +12,7 @@ from modelvault.catalog import (
     Limits,
     ModelRow,
     Revocation,
+    Standing,
     TagRow,
     UploadRow,
     VersionRow,
@@ -35,6 +36,24 @@ class Ledger(Protocol):
 
     def now(self) -> int:
         """The database's clock, in milliseconds since the epoch."""
+        ...
+
+    # what a request needs to know before it is decided, in one go
+    def standing(
+        self,
+        tenant: str,
+        model: str,
+        *,
+        tag: str | None = None,
+        version: int | None = None,
+        digest: str | None = None,
+    ) -> Standing:
+        """The model, and the version that a tag, a number or a digest means (one of them at most;
+        with none of them, the model's head). Nothing is raised for what isn't there."""
+        ...
+
+    def leased(self, lease: str) -> tuple[LeaseRow, Standing]:
+        """A lease, and the version that it is of. Raises NotFound (`no_lease`)."""
         ...
 
     # models, tags

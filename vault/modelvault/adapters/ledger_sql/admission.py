@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, func, select
 
-from modelvault.adapters.ledger_sql.database import Write
 from modelvault.adapters.ledger_sql.room import no_version, of_model
 from modelvault.adapters.ledger_sql.schema import charges, leases, models, revocations, versions
-from modelvault.catalog import LeaseRow
+from modelvault.adapters.ledger_sql.writing import Write
+from modelvault.catalog import LeaseRow, Limits
 from modelvault.clock import to_text
 from modelvault.errors import AccessDenied, Conflict, Unavailable
 
 DAY_MS = 86_400_000
+
+# A value, or the place for one in a statement that is made once.
+Text = str | BindParameter[str]
+Number = int | BindParameter[int]
 
 
 def day_of(at: int) -> str:
@@ -19,12 +23,46 @@ def day_of(at: int) -> str:
     return to_text(at)[:10]
 
 
-def standing(subject: str, version: str, at: int) -> ColumnElement[bool]:
+def standing(subject: Text, version: Text, at: Number) -> ColumnElement[bool]:
     """The revocations that stand at `at` for a subject or a version (`tenant/model@7`)."""
     hits = ((revocations.c.kind == "principal") & (revocations.c.target == subject)) | (
         (revocations.c.kind == "version") & (revocations.c.target == version)
     )
     return hits & (revocations.c.until.is_(None) | (revocations.c.until > at))
+
+
+def plain(write: Write, lease: LeaseRow, limits: Limits) -> bool:
+    """Whether nothing speaks against a new lease, found out by one statement.
+
+    Where it is False, the checks below look at one thing after the other, and say what it is. The
+    statement is made of the same conditions as they.
+    """
+    row = write.one(
+        _FACTS,
+        {
+            "ask_hash": lease.ask_hash,
+            "tenant": lease.tenant,
+            "model": lease.model,
+            "version": lease.version,
+            "manifest": lease.manifest,
+            "subject": lease.subject,
+            "instance": lease.instance,
+            "target": f"{lease.tenant}/{lease.model}@{lease.version}",
+            "at": lease.granted_at,
+            "holder": lease.holder,
+            "day": day_of(lease.granted_at),
+        },
+    )
+    slots, most = limits.max_concurrent_leases, limits.max_bytes_per_day
+    return (
+        row is not None
+        and not row.asked
+        and bool(row.stands)
+        and not row.revoked
+        and write.revision == lease.revision
+        and (slots is None or row.running < slots)
+        and (most is None or row.charged + lease.bytes <= most)
+    )
 
 
 def check_same_ask(lease: LeaseRow, stands: LeaseRow) -> None:
@@ -45,17 +83,7 @@ def check_same_ask(lease: LeaseRow, stands: LeaseRow) -> None:
 
 def check_version(write: Write, lease: LeaseRow) -> None:
     """Raises NotFound (`no_version`) unless version and model stand, with that very manifest."""
-    row = write.one(
-        select(versions.c.digest)
-        .join(models, of_model(models, lease.tenant, lease.model))
-        .where(
-            of_model(versions, lease.tenant, lease.model),
-            versions.c.version == lease.version,
-            versions.c.digest == lease.manifest,
-            versions.c.hidden_at.is_(None),
-            models.c.hidden_at.is_(None),
-        )
-    )
+    row = write.one(_version(lease.tenant, lease.model, lease.version, lease.manifest))
     if row is None:
         raise no_version(lease.tenant, lease.model, lease.version)
 
@@ -93,14 +121,8 @@ def check_slots(write: Write, lease: LeaseRow, limit: int | None) -> None:
     """Raises AccessDenied (`max_concurrent_leases`)."""
     if limit is None:
         return
-    running = (
-        leases.c.subject == lease.subject,
-        leases.c.instance.is_not_distinct_from(lease.instance),
-        of_model(leases, lease.tenant, lease.model),
-        leases.c.ended_at.is_(None),
-        leases.c.expires_at > lease.granted_at,
-    )
-    expiries = [row[0] for row in write.all(select(leases.c.expires_at).where(*running))]
+    running = _running(lease.subject, lease.instance, lease.tenant, lease.model, lease.granted_at)
+    expiries = [row[0] for row in write.all(select(leases.c.expires_at).where(running))]
     used = len(expiries)
     if used < limit:
         return
@@ -146,11 +168,60 @@ def charged(write: Write, subject: str, day: str) -> int:
     return int(row[0]) if row else 0
 
 
-def charge_query(subject: str, day: str) -> Select[tuple[int]]:
+def charge_query(subject: Text, day: Text) -> Select[tuple[int]]:
     """Asks for what was charged to a subject on a UTC day."""
     return select(func.coalesce(func.sum(charges.c.bytes), 0)).where(
         charges.c.subject == subject, charges.c.day == day
     )
+
+
+def _version(tenant: Text, model: Text, version: Number, manifest: Text) -> Select[tuple[str]]:
+    return (
+        select(versions.c.digest)
+        .join(models, of_model(models, tenant, model))
+        .where(
+            of_model(versions, tenant, model),
+            versions.c.version == version,
+            versions.c.digest == manifest,
+            versions.c.hidden_at.is_(None),
+            models.c.hidden_at.is_(None),
+        )
+    )
+
+
+def _running(
+    subject: Text, instance: Text | None, tenant: Text, model: Text, at: Number
+) -> ColumnElement[bool]:
+    return and_(
+        leases.c.subject == subject,
+        leases.c.instance.is_not_distinct_from(instance),
+        of_model(leases, tenant, model),
+        leases.c.ended_at.is_(None),
+        leases.c.expires_at > at,
+    )
+
+
+def _facts() -> Select[tuple[bool, bool, bool, int, int]]:
+    tenant: BindParameter[str] = bindparam("tenant")
+    model: BindParameter[str] = bindparam("model")
+    subject: BindParameter[str] = bindparam("subject")
+    at: BindParameter[int] = bindparam("at")
+    asked = select(leases.c.id).where(leases.c.ask_hash == bindparam("ask_hash"))
+    stands = _version(tenant, model, bindparam("version"), bindparam("manifest"))
+    revoked = select(revocations.c.id).where(standing(subject, bindparam("target"), at))
+    running = select(func.count()).where(
+        _running(subject, bindparam("instance"), tenant, model, at)
+    )
+    return select(
+        asked.exists().label("asked"),
+        stands.exists().label("stands"),
+        revoked.exists().label("revoked"),
+        running.scalar_subquery().label("running"),
+        charge_query(bindparam("holder"), bindparam("day")).scalar_subquery().label("charged"),
+    )
+
+
+_FACTS = _facts()
 
 
 def _asked(lease: LeaseRow) -> tuple[object, ...]:

@@ -3,72 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
-import msgspec
-from sqlalchemy import URL, Connection, insert, make_url, select, update
+from sqlalchemy import URL, Connection, insert, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from modelvault import canonical
 from modelvault.adapters.ledger_sql import postgresql, sqlite
 from modelvault.adapters.ledger_sql.dialect import Dialect
 from modelvault.adapters.ledger_sql.failures import damaged, translated
-from modelvault.adapters.ledger_sql.rows import MAX_ENTRY, AnyRow, Query
-from modelvault.adapters.ledger_sql.schema import VERSION, about, entries, head, metadata
+from modelvault.adapters.ledger_sql.rows import AnyRow, Query
+from modelvault.adapters.ledger_sql.schema import (
+    VERSION,
+    about,
+    head,
+    metadata,
+)
 from modelvault.adapters.ledger_sql.watchdog import Watchdog
+from modelvault.adapters.ledger_sql.writing import Write
 from modelvault.clock import Clock, boot_ms
 from modelvault.errors import IntegrityError, InvalidRequest, ModelVaultError, Unavailable
-from modelvault.record import Entry
 
 T = TypeVar("T")
 _MEASURE_MS = 5_000
-
-
-class Write:
-    """One writing transaction, which holds the ledger's only write lock.
-
-    `now` was read after the lock was had. `revision` is the policy revision that counts.
-    """
-
-    def __init__(self, connection: Connection, seq: int, revision: str | None, now: int) -> None:
-        self.now = now
-        self.revision = revision
-        self._connection = connection
-        self._seq = seq
-
-    def one(self, query: Query) -> AnyRow | None:
-        """The query's first row."""
-        return self._connection.execute(query).first()
-
-    def all(self, query: Query) -> list[AnyRow]:
-        """The query's rows."""
-        return list(self._connection.execute(query))
-
-    def run(self, statement: Any, rows: Any = None) -> int:  # noqa: ANN401
-        """Execute a change; the number of rows that it touched."""
-        return self._connection.execute(statement, rows).rowcount
-
-    def append(self, entry: Entry) -> Entry:
-        """Give the entry the next seq and write it. Raises InvalidRequest for one that couldn't be
-        read back."""
-        placed = msgspec.structs.replace(entry, seq=self._seq + 1)
-        document = canonical.encode(placed)
-        canonical.decode(document, Entry, limit=MAX_ENTRY, what="audit entry", error=InvalidRequest)
-        self.run(
-            insert(entries).values(
-                seq=placed.seq,
-                id=placed.id,
-                tenant=placed.tenant,
-                model=placed.model,
-                document=document,
-                leaf_hash=placed.leaf_hash(),
-            )
-        )
-        self.run(update(head).values(seq=placed.seq))
-        self._seq = placed.seq
-        return placed
 
 
 class Database:
@@ -86,6 +44,12 @@ class Database:
         self._closed = False
         self._measured: tuple[int | None, int] = (None, 0)
         self._dialect: Dialect = dialect_of(self._url)
+        # FOR UPDATE where the dialect has it: whoever holds this row is the only writer.
+        # The time is read outside of the locking query: after the wait for the lock.
+        locked = select(head).with_for_update().subquery()
+        # A program that is too old for the schema by now must not write another row.
+        least = select(about.c.least_program).scalar_subquery().label("least_program")
+        self._lock = select(locked, self._dialect.moment().label("moment"), least)
         self._dialect.prepare(self._url)
         self._readers = self._dialect.readers(self._url, timeout_s)
         self._single = self._dialect.single(self._readers)
@@ -119,10 +83,10 @@ class Database:
             self._measured = (measured, offset)
         return boot_ms() + offset
 
-    def query(self, query: Query) -> list[AnyRow]:
+    def query(self, query: Query, given: Mapping[str, Any] | None = None) -> list[AnyRow]:
         """The rows of one statement."""
         with self._talk():
-            return self._once(lambda connection: list(connection.execute(query)))
+            return self._once(lambda connection: list(connection.execute(query, given)))
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -202,18 +166,12 @@ class Database:
 
     def _begin(self, stack: ExitStack) -> Write:
         connection = stack.enter_context(self._writer.begin())
-        # FOR UPDATE where the dialect has it: whoever holds this row is the only writer.
-        # The time is read outside of the locking query: after the wait for the lock.
-        locked = select(head).with_for_update().subquery()
-        moment = self._dialect.moment().label("moment")
-        # A program that is too old for the schema by now must not write another row.
-        least = select(about.c.least_program).scalar_subquery().label("least_program")
-        row = connection.execute(select(locked, moment, least)).one_or_none()
+        row = connection.execute(self._lock).one_or_none()
         if row is None or row.least_program is None:
             raise damaged("its head or its schema's version is missing")
         self._check_version(max(row.least_program, self.knows), row.least_program)
         now = self._clock() if row.moment is None else row.moment
-        return Write(connection, row.seq, row.policy_revision, now)
+        return Write(connection, self._dialect, row.seq, row.policy_revision, now)
 
     def close(self) -> None:
         """Close the connections. Idempotent."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from sqlalchemy import URL, ColumnElement, Connection, Engine
+from sqlalchemy import URL, ColumnElement, Connection, Delete, Engine, Insert, Update
+
+# A statement that is made once and kept, and its values by name.
+Change = tuple[Insert | Update | Delete, Mapping[str, Any]]
 
 
 class Dialect(Protocol):
@@ -32,6 +36,11 @@ class Dialect(Protocol):
 
     def alone(self, connection: Connection) -> None:
         """Wait until nobody else changes the schema; holds until the transaction ends."""
+        ...
+
+    def together(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """The changes of one transaction, in as few statements as can be. What they name doesn't
+        collide, and none of them reads what another one writes."""
         ...
 
     def check_empty(self, connection: Connection) -> None:

@@ -5,17 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import bindparam, func, or_, select, update
 
 from modelvault.adapters.ledger_sql import admission, rows
-from modelvault.adapters.ledger_sql.database import Write
 from modelvault.adapters.ledger_sql.failures import damaged
 from modelvault.adapters.ledger_sql.room import Room
 from modelvault.adapters.ledger_sql.rows import AnyRow
-from modelvault.adapters.ledger_sql.schema import charges, entries, leases, revocations
+from modelvault.adapters.ledger_sql.schema import (
+    charges,
+    entries,
+    inserting,
+    leases,
+    named,
+    revocations,
+)
+from modelvault.adapters.ledger_sql.writing import Write
 from modelvault.catalog import Admission, LeaseRow, Limits
 from modelvault.errors import AccessDenied, InvalidRequest, NotFound
 from modelvault.record import Entry
+
+_INSERT_LEASE = inserting(leases)
+_INSERT_CHARGE = inserting(charges)
+_OF_LEASE = update(leases).where(leases.c.id == bindparam("lease"))
+_LEASE = select(leases).where(leases.c.id == bindparam("lease"))
+_PROLONG = _OF_LEASE.values(expires_at=bindparam("until"))
+_END = _OF_LEASE.values(ended_at=bindparam("at"), end_reason=bindparam("reason"))
 
 
 class Leases(Room):
@@ -25,6 +39,8 @@ class Leases(Room):
         """Raises AccessDenied (`revoked`, `max_concurrent_leases`, `max_bytes_per_day`), Conflict
         (`lease_ended`, `ask_reused`), NotFound (`no_version`), Unavailable (`policy_moved`)."""
         with self._database.write() as write:
+            if admission.plain(write, lease, limits):
+                return _admitted(write, lease, entry)
             same = write.one(select(leases).where(leases.c.ask_hash == lease.ask_hash))
             if same is not None:
                 admission.check_same_ask(lease, rows.lease_row(same))
@@ -42,7 +58,7 @@ class Leases(Room):
         """Raises NotFound (`no_lease`)."""
         row = self._first(select(leases).where(leases.c.id == lease))
         if row is None:
-            raise _no_lease(lease)
+            raise no_lease(lease)
         return rows.lease_row(row)
 
     def leases(
@@ -85,20 +101,14 @@ class Leases(Room):
                 )
             if expires_at > row.total_until:
                 raise InvalidRequest("over_total", "a lease can't run past its total time")
-            write.run(update(leases).where(leases.c.id == lease).values(expires_at=expires_at))
-            write.append(entry)
+            write.append(entry, (_PROLONG, {"lease": lease, "until": expires_at}))
         return msgspec.structs.replace(row, expires_at=expires_at)
 
     def end(self, lease: str, at: int, reason: str, entry: Entry) -> None:
         """Raises NotFound (`no_lease`)."""
         with self._database.write() as write:
             if _found(write, lease).ended_at is None:
-                write.run(
-                    update(leases)
-                    .where(leases.c.id == lease)
-                    .values(ended_at=at, end_reason=reason)
-                )
-                write.append(entry)
+                write.append(entry, (_END, {"lease": lease, "at": at, "reason": reason}))
 
     def usage(self, subject: str, day: str) -> int:
         """Bytes charged to the subject on a UTC day."""
@@ -107,13 +117,14 @@ class Leases(Room):
 
 
 def _found(write: Write, lease: str) -> AnyRow:
-    row = write.one(select(leases).where(leases.c.id == lease))
+    row = write.one(_LEASE, {"lease": lease})
     if row is None:
-        raise _no_lease(lease)
+        raise no_lease(lease)
     return row
 
 
-def _no_lease(lease: str) -> NotFound:
+def no_lease(lease: str) -> NotFound:
+    """There is no such lease."""
     return NotFound("no_lease", f"there is no lease {lease}", "list the leases")
 
 
@@ -127,15 +138,17 @@ def _repeated(write: Write, row: AnyRow) -> Admission:
 
 
 def _admitted(write: Write, lease: LeaseRow, entry: Entry) -> Admission:
-    written = write.append(entry)
-    write.run(insert(leases).values(rows.lease_values(lease) | {"entry_seq": written.seq}))
-    write.run(
-        insert(charges).values(
-            lease=lease.id,
-            subject=lease.holder,
-            day=admission.day_of(lease.granted_at),
-            bytes=lease.bytes,
-        )
+    charge = {
+        "lease": lease.id,
+        "subject": lease.holder,
+        "day": admission.day_of(lease.granted_at),
+        "bytes": lease.bytes,
+    }
+    row = rows.lease_values(lease) | {"entry_seq": write.next_seq}
+    written = write.append(
+        entry,
+        (_INSERT_LEASE, named(leases, row)),
+        (_INSERT_CHARGE, named(charges, charge)),
     )
     return Admission(
         lease=lease, entry_id=written.id, leaf_hash=written.leaf_hash(), repeated=False

@@ -11,6 +11,7 @@ from modelvault.adapters.ledger_sql.leases import Leases
 from modelvault.adapters.ledger_sql.log import Log
 from modelvault.adapters.ledger_sql.models import Models
 from modelvault.adapters.ledger_sql.revocations import Revocations
+from modelvault.adapters.ledger_sql.standing import Standings
 from modelvault.adapters.ledger_sql.uploads import Uploads
 from modelvault.adapters.ledger_sql.versions import Versions
 from modelvault.clock import Clock
@@ -18,7 +19,7 @@ from modelvault.clock import Clock
 DEADLINE_S = 5.0
 
 
-class SqlLedger(Models, Uploads, Versions, Keys, Leases, Revocations, Bundles, Log):
+class SqlLedger(Standings, Models, Uploads, Versions, Keys, Leases, Revocations, Bundles, Log):
     """A ledger in an SQLite file (`sqlite:////path/ledger.db`) or in PostgreSQL
     (`postgresql+psycopg://user@host/database`).
 

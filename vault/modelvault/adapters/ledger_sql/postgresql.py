@@ -10,6 +10,8 @@ commit the same version).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -17,7 +19,10 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Delete,
     Engine,
+    Insert,
+    Update,
     cast,
     create_engine,
     extract,
@@ -28,6 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.pool import QueuePool
 
 from modelvault.adapters.ledger_sql import schema
+from modelvault.adapters.ledger_sql.dialect import Change
 from modelvault.adapters.ledger_sql.failures import damaged
 from modelvault.errors import Conflict, Unavailable
 
@@ -64,6 +70,20 @@ def moment() -> ColumnElement[int | None]:
 def alone(connection: Connection) -> None:
     """A lock for changes of the schema alone: brokers go on meanwhile."""
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": schema.APPLICATION_ID})
+
+
+def together(changes: Sequence[Change]) -> Sequence[Change]:
+    """One statement: the last change, and the others as queries before it (PostgreSQL's manual,
+    7.8.4). All see the same state; keys to rows of one another are checked at its end."""
+    given = {name: value for _, values in changes for name, value in values.items()}
+    return [(_folded(tuple(statement for statement, _ in changes)), given)]
+
+
+@lru_cache(64)
+def _folded(statements: tuple[Insert | Update | Delete, ...]) -> Insert | Update | Delete:
+    *before, last = statements
+    ctes = [each.cte(f"change_{number}") for number, each in enumerate(before)]
+    return last.add_cte(*ctes)
 
 
 def check_empty(connection: Connection) -> None:
@@ -118,6 +138,7 @@ def _engine(url: URL, timeout_s: float, size: int, isolation: Any, **more: str) 
         max_overflow=0,
         pool_timeout=timeout_s,
         pool_recycle=1800,
+        pool_use_lifo=True,  # few connections, whose statements are prepared and planned already
         isolation_level=isolation,
         hide_parameters=True,  # a statement's parameters have no place in messages and logs
         connect_args={

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Table, and_, select
+from sqlalchemy import BindParameter, ColumnElement, Table, and_, select
 
-from modelvault.adapters.ledger_sql.database import Database, Write
+from modelvault.adapters.ledger_sql.database import Database
 from modelvault.adapters.ledger_sql.rows import AnyRow, Query
 from modelvault.adapters.ledger_sql.schema import models
+from modelvault.adapters.ledger_sql.writing import Write
 from modelvault.errors import NotFound
 
 
@@ -23,7 +24,9 @@ class Room:
         return self._database.query(query)
 
 
-def of_model(table: Table, tenant: str, model: str) -> ColumnElement[bool]:
+def of_model(
+    table: Table, tenant: str | BindParameter[str], model: str | BindParameter[str]
+) -> ColumnElement[bool]:
     """The rows of one model in `table`."""
     return and_(table.c.tenant == tenant, table.c.model == model)
 

@@ -22,6 +22,7 @@ from modelvault.catalog import (
     VersionRow,
 )
 from modelvault.crypto.dsse import Envelope
+from modelvault.crypto.remembered import Remembered
 from modelvault.errors import IntegrityError, InvalidRequest, ModelVaultError
 from modelvault.manifest import MAX_BYTES, MAX_FILES, MAX_PATH_BYTES
 from modelvault.record import MAX_RECORD, Entry
@@ -35,6 +36,8 @@ MAX_PAGE = 10_000
 _MANIFEST_LIMIT = MAX_BYTES * 4 // 3 + MAX_RECORD  # base64, and the signatures beside it
 _RECORD_LIMIT = 2 * MAX_RECORD
 _LIST_LIMIT = MAX_FILES * (2 * MAX_PATH_BYTES + 3)
+# Envelopes by their bytes: the same few are read for each lease.
+_ENVELOPES: Remembered[Envelope] = Remembered(32 << 20)
 
 
 def page(limit: int) -> int:
@@ -76,7 +79,7 @@ def tag_row(row: AnyRow) -> TagRow:
 def version_row(row: AnyRow) -> VersionRow:
     """A row of `versions`; its digest must be its manifest's."""
     with _sound("manifest"):
-        manifest = Envelope.from_bytes(row.manifest, limit=_MANIFEST_LIMIT, what="manifest")
+        manifest = _parsed(row.manifest, _MANIFEST_LIMIT, "manifest")
     if manifest.digest != row.digest:
         raise damaged(f"version {row.version} of {row.tenant}/{row.model} has another digest")
     return _value(VersionRow, row, manifest=manifest)
@@ -165,7 +168,13 @@ def _value(wanted: type[T], row: AnyRow, **parsed: object) -> T:
 
 def _record(data: bytes) -> Envelope:
     with _sound("signed records"):
-        return Envelope.from_bytes(data, limit=_RECORD_LIMIT, what="record")
+        return _parsed(data, _RECORD_LIMIT, "record")
+
+
+def _parsed(data: bytes, limit: int, what: str) -> Envelope:
+    return _ENVELOPES.get(
+        (limit, data), len(data), lambda: Envelope.from_bytes(data, limit=limit, what=what)
+    )
 
 
 def _list(data: bytes) -> object:

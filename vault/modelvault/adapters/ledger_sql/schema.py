@@ -6,6 +6,9 @@ them: one lease for an ask, one charge for a lease, one digest for a version, en
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -13,12 +16,15 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Index,
+    Insert,
     Integer,
     LargeBinary,
     MetaData,
     Table,
     Text,
     UniqueConstraint,
+    bindparam,
+    insert,
 )
 from sqlalchemy.types import TypeEngine
 
@@ -34,6 +40,18 @@ metadata = MetaData(
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     }
 )
+
+
+def inserting(table: Table) -> Insert:
+    """The statement that adds one row, made once; `named` gives it its values."""
+    return insert(table).values(
+        {each.name: bindparam(f"{table.name}_{each.name}") for each in table.columns}
+    )
+
+
+def named(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's values under names that are the table's alone."""
+    return {f"{table.name}_{name}": value for name, value in values.items()}
 
 
 def _number() -> TypeEngine[int]:

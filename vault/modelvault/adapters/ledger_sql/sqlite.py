@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.pool import QueuePool
 
 from modelvault.adapters.ledger_sql import schema
+from modelvault.adapters.ledger_sql.dialect import Change
 from modelvault.adapters.ledger_sql.failures import damaged
 from modelvault.errors import Conflict, InvalidRequest, Unavailable
 
@@ -69,6 +71,11 @@ def single(readers: Engine) -> Engine:
 def moment() -> ColumnElement[int | None]:
     """NULL: SQLite has no clock but its process's."""
     return type_coerce(null(), Integer)
+
+
+def together(changes: Sequence[Change]) -> Sequence[Change]:
+    """As they are: SQLite has no changes within a query, and no round trips to save."""
+    return changes
 
 
 def make_private(path: Path) -> None:

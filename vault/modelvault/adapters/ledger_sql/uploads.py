@@ -8,10 +8,10 @@ import msgspec
 from sqlalchemy import delete, func, insert, select, update
 
 from modelvault.adapters.ledger_sql import rows
-from modelvault.adapters.ledger_sql.database import Write
 from modelvault.adapters.ledger_sql.room import Room, standing_model
 from modelvault.adapters.ledger_sql.rows import AnyRow
 from modelvault.adapters.ledger_sql.schema import keys, uploads
+from modelvault.adapters.ledger_sql.writing import Write
 from modelvault.catalog import KeyRow, UploadRow
 from modelvault.clock import to_text
 from modelvault.errors import AccessDenied, Conflict, InvalidRequest, NotFound

@@ -16,7 +16,6 @@ from sqlalchemy import (
 )
 
 from modelvault.adapters.ledger_sql import rows
-from modelvault.adapters.ledger_sql.database import Write
 from modelvault.adapters.ledger_sql.room import Room, no_model, no_version, of_model, standing_model
 from modelvault.adapters.ledger_sql.rows import AnyRow
 from modelvault.adapters.ledger_sql.schema import (
@@ -29,6 +28,7 @@ from modelvault.adapters.ledger_sql.schema import (
     versions,
 )
 from modelvault.adapters.ledger_sql.uploads import no_upload, upload_closed
+from modelvault.adapters.ledger_sql.writing import Write
 from modelvault.catalog import VersionRow
 from modelvault.errors import Conflict, InvalidRequest, NotFound
 from modelvault.manifest import Manifest
