@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import signal
 import socket
@@ -23,7 +22,7 @@ import trustme
 from modelvault import deployment
 from modelvault.wiring import founding
 from support import chart
-from support.container import Container, Mount
+from support.container import Container, Mount, give
 from support.dockerfile import healthcheck
 from support.homes import safetensors_bytes
 from support.servers import kubernetes, postgresql
@@ -258,7 +257,7 @@ def test_a_job_loads_a_model_by_its_own_token(installed: Installed) -> None:
     (model / "model.safetensors").write_bytes(safetensors_bytes(WEIGHTS))
     work = installed.folder / "work"
     work.mkdir()
-    os.chown(work, 65532, 65532)
+    give(work, 65532, 65532)
     (admin,) = installed.kubelet.pod(
         dict(installed.job, serviceAccountName="admin"), "127.0.0.1"
     ).values()

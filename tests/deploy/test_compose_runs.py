@@ -4,7 +4,6 @@ user and with the files, names and rights that the file gives it."""
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pytest
 
 from support import dockerfile
 from support.compose import UID, Project, postgresql
-from support.container import Container
+from support.container import Container, give
 from support.homes import safetensors_bytes
 from support.servers.process import Process
 
@@ -104,7 +103,7 @@ def bring_up(made: Running) -> None:
     root = made.project.state / "root-token"
     root.write_text(keys["root_token"])
     root.chmod(0o600)
-    os.chown(root, UID, UID)
+    give(root, UID, UID)
     made.processes["hcvault"].until(lambda: made.healthy("hcvault"))
     assert made.healthy("postgresql")
     made.run("found")

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from support.container import ROOT, Container, Mount
+from support.container import ROOT, Container, Mount, give
 from support.opa import opa
 from support.servers.process import require
 
@@ -162,7 +162,7 @@ class Kubelet:
             path = place / name
             path.write_text(text)
             path.chmod(mode)
-            os.chown(path, 0, group)
+            give(path, 0, group)
         return place
 
     def _projected(self, source: dict[str, Any], account: str) -> dict[str, str]:

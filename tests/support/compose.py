@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import secrets
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from support import dockerfile
-from support.container import ROOT, Container, Mount
+from support.container import ROOT, Container, Mount, give
 from support.opa import opa
 from support.servers.postgresql import programs
 from support.servers.process import require
@@ -36,7 +35,7 @@ class Project:
         (folder / "policies").symlink_to(ROOT / "policies")
         for name in ("state", "models"):
             (self.folder / name).mkdir()
-            os.chown(self.folder / name, UID, UID)
+            give(self.folder / name, UID, UID)
         (self.folder / ".env").write_text(f"MODELVAULT_UID={UID}\nMODELVAULT_GID={UID}\n")
         first, second = secrets.randbelow(200) + 20, secrets.randbelow(250)
         names = list(self.read()["services"])
