@@ -69,10 +69,11 @@ def fetch(options: Globals, folder: Path, revision: str | None) -> None:
 @click.option("--shipped", is_flag=True, help="Against what this version of modelvault ships.")
 @pass_globals
 def diff(options: Globals, folder: Path | None, against: str | None, shipped: bool) -> int:
-    """Say what edited policies would change: rules, data, and decisions of the case tables.
+    """Say what edited policies would change: rules, data, and decisions.
 
-    Without FOLDER the edited policies are the home's. Nothing is published. The exit code is 1
-    when a decision of the tables would be wider than before.
+    Both are asked for everybody whom a grant of either names: each action, classification and
+    purpose; and what the shipped case tables ask. Without FOLDER the edited policies are the
+    home's. Nothing is published. The exit code is 1 when a decision would be wider than before.
     """
     from modelvault import wiring
     from modelvault.policy import cases

@@ -12,6 +12,7 @@ from modelvault.errors import ModelVaultError
 from modelvault.policy.bundle import Bundle
 from modelvault.policy.cases import Case, EngineFor
 from modelvault.policy.document import to_decision
+from modelvault.policy.questions import Question, drawn
 
 NO_ANSWER = "no answer"
 
@@ -25,8 +26,8 @@ class ModuleChange(msgspec.Struct, frozen=True):
 
 
 class DataChange(msgspec.Struct, frozen=True):
-    """A place in data.json and what stands there before and after, as JSON text; None where there
-    is nothing."""
+    """A place in data.json, as a JSON pointer, and what stands there before and after, as JSON
+    text; None where there is nothing."""
 
     place: str
     before: str | None
@@ -34,7 +35,7 @@ class DataChange(msgspec.Struct, frozen=True):
 
 
 class DecisionChange(msgspec.Struct, frozen=True):
-    """A case of the tables that is decided otherwise: `allow`, `deny` or `no answer`, with the
+    """A question that is decided otherwise: `allow`, `deny` or `no answer`, with the
     reasons; `widens` where what was refused is allowed, or an obligation is gone or looser."""
 
     name: str
@@ -52,9 +53,12 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(old: Bundle, new: Bundle, cases: Iterable[Case], engine_for: EngineFor) -> Changes:
-    """What `new` changes against `old`. Cases with data or site rules of their own say nothing
-    about either, and are left out."""
-    asked = [case for case in cases if case.data is None and case.site is None]
+    """What `new` changes against `old`.
+
+    Both are asked what the cases ask, whatever data these bring for their own tables, and what
+    `questions` draws from the two policies themselves."""
+    asked = [Question(f"{case.file}: {case.name}", case.input) for case in cases]
+    asked += drawn(old, new)
     return Changes(
         modules=tuple(_modules(old, new)),
         data=tuple(_data(old.data, new.data, ())),
@@ -78,8 +82,8 @@ def _data(old: object, new: object, way: tuple[str, ...]) -> Iterator[DataChange
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             yield from _data(old.get(key, _ABSENT), new.get(key, _ABSENT), (*way, key))
-    elif old != new:
-        yield DataChange("/" + "/".join(way), _json(old), _json(new))
+    elif _json(old) != _json(new):  # as text: Python takes 1 and true for the same
+        yield DataChange(_pointer(way), _json(old), _json(new))
 
 
 class _Absent:
@@ -90,24 +94,27 @@ _ABSENT = _Absent()
 
 
 def _json(value: object) -> str | None:
-    return None if value is _ABSENT else msgspec.json.encode(value).decode()
+    return None if value is _ABSENT else msgspec.json.encode(value, order="sorted").decode()
+
+
+def _pointer(way: tuple[str, ...]) -> str:
+    """RFC 6901: a name with a slash in it is one step."""
+    return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in way)
 
 
 def _decisions(
-    old: Bundle, new: Bundle, cases: list[Case], engine_for: EngineFor
+    old: Bundle, new: Bundle, asked: list[Question], engine_for: EngineFor
 ) -> Iterator[DecisionChange]:
     with engine_for(old) as before, engine_for(new) as after:
-        for case in cases:
-            first, second = _decide(before, case), _decide(after, case)
+        for one in asked:
+            first, second = _decide(before, one), _decide(after, one)
             if first != second:
-                yield DecisionChange(
-                    f"{case.file}: {case.name}", _told(first), _told(second), _widens(first, second)
-                )
+                yield DecisionChange(one.name, _told(first), _told(second), _widens(first, second))
 
 
-def _decide(engine: Any, case: Case) -> dict[str, Any] | None:  # noqa: ANN401
+def _decide(engine: Any, asked: Question) -> dict[str, Any] | None:  # noqa: ANN401
     try:
-        decision = to_decision(engine.evaluate(case.input))
+        decision = to_decision(engine.evaluate(asked.input))
     except ModelVaultError:
         return None
     return {
@@ -120,7 +127,11 @@ def _decide(engine: Any, case: Case) -> dict[str, Any] | None:  # noqa: ANN401
 def _told(decision: dict[str, Any] | None) -> str:
     if decision is None:
         return NO_ANSWER
-    kept = {name: value for name, value in decision["obligations"].items() if value}
+    kept = {
+        name: value
+        for name, value in decision["obligations"].items()
+        if value is not None and value is not False
+    }
     obligations = f" with {msgspec.json.encode(kept).decode()}" if kept else ""
     word = "allow" if decision["allowed"] else "deny"
     return f"{word} ({', '.join(decision['reasons'])}){obligations}"
@@ -144,6 +155,8 @@ def _looser(name: str, before: Any, after: Any) -> bool:  # noqa: ANN401
         return bool(after)
     if name == "memory_only":
         return not after
+    if name == "grace_s":  # the only one whose absence is the least: none
+        return (after or 0) > (before or 0)
     if name == "files":
         return after is None or (before is not None and not set(after) <= set(before))
     return after is None or (before is not None and after > before)

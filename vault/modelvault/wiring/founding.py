@@ -22,13 +22,14 @@ from modelvault import deployment as deployments
 from modelvault.client.pins import read_trust, write_private
 from modelvault.crypto import dsse
 from modelvault.deployment import Deployment, Login
-from modelvault.errors import IntegrityError, InvalidRequest, NotFound, Unavailable
+from modelvault.errors import Conflict, IntegrityError, InvalidRequest, NotFound, Unavailable
 from modelvault.lease import PolicyBundle
 from modelvault.record import Entry, KeyPurpose, TrustFile, TrustKey
 from modelvault.wiring import hcvault, places
 
 if TYPE_CHECKING:
     from modelvault.adapters.keys_hcvault.setup import Setup
+    from modelvault.adapters.ledger_sql import SqlLedger
     from modelvault.ports.keys import Signer
 
 _PURPOSES: tuple[KeyPurpose, ...] = ("manifest", "record", "log", "bundle")
@@ -55,7 +56,6 @@ def found(told: Deployment, admin_token: str, admins: Sequence[str]) -> Founded:
     Raises Conflict (`ledger_exists`), InvalidRequest, Unavailable as the parts do.
     """
     from modelvault.adapters.keys_hcvault.setup import Setup
-    from modelvault.adapters.ledger_sql import SqlLedger
     from modelvault.broker.kept import KeptPolicies
 
     _check_admins(told, admins)
@@ -72,7 +72,7 @@ def found(told: Deployment, admin_token: str, admins: Sequence[str]) -> Founded:
         for role, login in (("broker", told.keys.broker), ("steward", told.keys.steward)):
             _log_in_later(setup, role, login)
         trust = _trust(told, setup.signer())
-        ledger = SqlLedger.create(places.ledger_url(told), clocks.utc_ms, told.ledger.deadline_s)
+        ledger = _ledger(told)
         opened.callback(ledger.close)
         opa = setup.bundle_signer() if told.policy.opa is not None else None
         kept = KeptPolicies(trust, ledger, setup.signer(), opa)
@@ -144,6 +144,27 @@ def _trust(told: Deployment, signer: Signer) -> TrustFile:
     made = TrustFile(vault=secrets.token_hex(16), keys=tuple(keys), serial=1)
     _write(path, canonical.encode(made))
     return made
+
+
+def _ledger(told: Deployment) -> SqlLedger:
+    """A new ledger; or the one that an earlier run made and was cut off right after. Raises
+    Conflict (`ledger_exists`) for one in which anything was written."""
+    from modelvault.adapters.ledger_sql import SqlLedger
+
+    url, deadline_s = places.ledger_url(told), told.ledger.deadline_s
+    try:
+        return SqlLedger.create(url, clocks.utc_ms, deadline_s)
+    except Conflict:
+        standing = SqlLedger(url, clocks.utc_ms, deadline_s)
+        try:
+            begun = standing.policy_revision() is not None or standing.entries(limit=1)
+        except BaseException:
+            standing.close()
+            raise
+        if begun:
+            standing.close()
+            raise
+        return standing
 
 
 def _first_policy(told: Deployment, admins: Sequence[str]) -> PolicyBundle:
