@@ -57,7 +57,10 @@ FORBIDDEN = {
         ("GET", f"export/encryption-key/{KEK}", None),
         ("GET", f"backup/{KEK}", None),
         ("POST", f"rewrap/{KEK}", {"ciphertext": "x", "context": CONTEXT}),
-        ("POST", f"encrypt/{KEK}", {"plaintext": "", "context": CONTEXT}),
+        ("POST", f"encrypt/{KEK}", {"plaintext": ""}),
+        ("POST", f"encrypt/{KEK}", {"plaintext": "", "context": CONTEXT, "key_version": 1}),
+        ("POST", f"encrypt/{KEK}", {"batch_input": [{"plaintext": "", "context": CONTEXT}]}),
+        ("POST", f"encrypt/{KEK}11", {"plaintext": "", "context": CONTEXT}),  # makes no key
         ("POST", f"decrypt/{KEK}", {"batch_input": [{"ciphertext": "x", "context": CONTEXT}]}),
         ("POST", f"datakey/plaintext/{KEK}", {}),
         ("POST", "sign/sign-record", {"input": ""}),
@@ -117,6 +120,7 @@ FORBIDDEN = {
 ALLOWED = {
     "broker": [
         DATAKEY,
+        ("POST", f"encrypt/{KEK}", {"plaintext": CONTEXT, "context": CONTEXT}),
         ("POST", "sign/sign-manifest", {"input": ""}),
         ("GET", "keys/sign-manifest", None),
         ("POST", "auth/token/renew-self", {}),

@@ -29,9 +29,9 @@ def test_a_home_of_the_first_version(
     refused = call(capsys, "--json", "load", "minilm:prod", "--purpose", "inference")
     assert (refused.code, refused.error.code) == (6, "ledger_too_old")
     assert "modelvault migrate" in refused.error.hint
-    told = call(capsys, "--json", "migrate").document("migrate")
+    told = call(capsys, "--json", "migrate", "schema").document("migrate schema")
     assert (told.before, told.after) == (1, schema.VERSION)
-    assert "up to date" in call(capsys, "migrate").out
+    assert "up to date" in call(capsys, "migrate", "schema").out
     with connect() as vault, vault.load("minilm:prod", purpose="inference") as model:
         assert bytes(model.read_bytes("config.json")) == b'{"hidden": 256}'
     assert ledger.stat().st_mode & 0o077 == 0

@@ -57,7 +57,7 @@ def test_brokers_serve_before_during_and_after(
         check(loaded.tensors())
     command = Path(sys.executable).with_name("modelvault")
     told = subprocess.run(
-        [command, "--json", "migrate", "--deployment", stack.configs[0]],
+        [command, "--json", "migrate", "schema", "--deployment", stack.configs[0]],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     document = json.loads(told.stdout)

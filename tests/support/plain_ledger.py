@@ -207,28 +207,70 @@ class PlainLedger:
     def publish(
         self, upload: str, row: VersionRow, expected_head: str | None, entry: Entry
     ) -> Entry:
+        self._check_row(row, expected_head)
+        with self._change() as state:
+            sent = self._open_upload(state, upload, row)
+            if sent.artifact != row.artifact:
+                raise NotFound("no_upload", "")
+            return self._raise_head(state, upload, row, expected_head, entry)
+
+    def take_in(
+        self,
+        upload: str,
+        row: VersionRow,
+        keys: Sequence[KeyRow],
+        expected_head: str | None,
+        entry: Entry,
+    ) -> Entry:
+        self._check_row(row, expected_head)
+        wanted = {(file.artifact, row.tenant, row.model) for file in manifest(row).files}
+        if sorted((k.artifact, k.tenant, k.model) for k in keys) != sorted(wanted):
+            raise InvalidRequest("bad_version", "")
+        with self._change() as state:
+            sent = self._open_upload(state, upload, row)
+            floor = self._model(state, row.tenant, row.model).kek_floor
+            if any(key.kek_version < floor for key in keys):
+                raise Conflict("kek_moved", "")
+            if any(other.artifact == row.artifact for other in state.versions.values()):
+                raise Conflict("artifact_here", "")
+            for key in keys:
+                stands = state.keys.setdefault(key.artifact, key)
+                if (stands.tenant, stands.model) != (key.tenant, key.model):
+                    raise Conflict("artifact_here", "")
+            state.keys.pop(sent.artifact, None)
+            state.uploads[upload] = but(sent, artifact=row.artifact)
+            return self._raise_head(state, upload, row, expected_head, entry)
+
+    @staticmethod
+    def _check_row(row: VersionRow, expected_head: str | None) -> None:
         signed = manifest(row)
         if (signed.version, signed.previous, signed.size, row.manifest.digest) != (
             row.version, expected_head, row.size, row.digest,
         ):  # fmt: skip
             raise InvalidRequest("bad_version", "")
-        with self._change() as state:
-            sent = state.uploads.get(upload)
-            owned = row.tenant, row.model, row.artifact, row.created_by
-            if sent is None or (sent.tenant, sent.model, sent.artifact, sent.subject) != owned:
-                raise NotFound("no_upload", "")
-            if sent.state != "open" or sent.expires_at <= self.now():
-                raise Conflict("upload_closed", "")
-            model = self._model(state, row.tenant, row.model)
-            if model.head_manifest != expected_head or row.version != model.head_version + 1:
-                raise Conflict("head_moved", "")
-            place = row.tenant, row.model, row.version
-            state.versions[place] = row
-            state.models[place[:2]] = but(model, head_version=row.version, head_manifest=row.digest)
-            state.uploads[upload] = but(sent, state="published")
-            written = self._log(state, entry)
-            state.became[upload] = place, written
-            return written
+
+    def _open_upload(self, state: State, upload: str, row: VersionRow) -> UploadRow:
+        sent = state.uploads.get(upload)
+        owned = row.tenant, row.model, row.created_by
+        if sent is None or (sent.tenant, sent.model, sent.subject) != owned:
+            raise NotFound("no_upload", "")
+        if sent.state != "open" or sent.expires_at <= self.now():
+            raise Conflict("upload_closed", "")
+        return sent
+
+    def _raise_head(
+        self, state: State, upload: str, row: VersionRow, expected_head: str | None, entry: Entry
+    ) -> Entry:
+        model = self._model(state, row.tenant, row.model)
+        if model.head_manifest != expected_head or row.version != model.head_version + 1:
+            raise Conflict("head_moved", "")
+        place = row.tenant, row.model, row.version
+        state.versions[place] = row
+        state.models[place[:2]] = but(model, head_version=row.version, head_manifest=row.digest)
+        state.uploads[upload] = but(state.uploads[upload], state="published")
+        written = self._log(state, entry)
+        state.became[upload] = place, written
+        return written
 
     def published(self, upload: str) -> tuple[VersionRow, Entry]:
         if upload not in self._state.became:

@@ -80,7 +80,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
 class AccessRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One question: who wants what, with which model, for what purpose, when.
 
-    `now` is in milliseconds since the epoch. `fulfils` lists the obligation types that the
+    `now` is in milliseconds since the epoch. `destination` is the other vault that keys would be
+    handed over to. `fulfils` lists the obligation types that the
     asking side can keep. `usage` is what the limits have counted so far.
     """
 
@@ -91,6 +92,7 @@ class AccessRequest(msgspec.Struct, frozen=True, kw_only=True):
     purpose: str | None = None
     purpose_bound_by: Literal["caller", "token"] = "caller"
     ticket: str | None = None
+    destination: str | None = None
     source_ip: str | None = None
     client: str = ""
     fulfils: tuple[str, ...] = ()

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from modelvault import canonical
+from modelvault.copies import Invitation
 from modelvault.lease import Recipient
+from modelvault.manifest import CopiedFrom
 
 
 def info(
@@ -48,6 +50,37 @@ def info(
             "suite": recipient.suite,
             "nonce": nonce.hex(),
             "recipient": _sha256(recipient.public_key),
+        }
+    )
+
+
+def copy_info(source: CopiedFrom, to: Invitation, artifacts: Sequence[str]) -> bytes:
+    """The HPKE info of DEKs that one vault hands over to another (docs/format.md, section 8).
+
+    `artifacts` are those whose DEKs are sealed, in that order. The giver takes `to` from the
+    invitation that it verified, the receiver from its own pending import.
+    """
+    return canonical.dumps(
+        {
+            "v": 1,
+            "kind": "copy",
+            "source": {
+                "vault": source.vault,
+                "tenant": source.tenant,
+                "model": source.model,
+                "version": source.version,
+                "manifest": source.manifest,
+            },
+            "destination": {
+                "vault": to.vault,
+                "tenant": to.tenant,
+                "model": to.model,
+                "upload": to.upload,
+            },
+            "artifacts": _sha256(canonical.dumps(list(artifacts))),
+            "suite": to.recipient.suite,
+            "nonce": to.nonce.hex(),
+            "recipient": _sha256(to.recipient.public_key),
         }
     )
 

@@ -165,6 +165,13 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     failures_per_minute: Annotated[int, Meta(ge=1)] = 60
 
 
+class Copies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Other vaults: trust files of those that versions may be copied to and taken in from. Whoever
+    may change one of these files decides whose keys are believed."""
+
+    trusted: tuple[Path, ...] = ()
+
+
 class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file. `issuers` are as `identity.presets` reads them."""
 
@@ -176,6 +183,7 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     policy: Policy = Policy()
     issuers: Annotated[tuple[dict[str, Any], ...], Meta(min_length=1)]
     limits: Limits = Limits()
+    copies: Copies = Copies()
 
 
 def read(path: Path) -> Deployment:

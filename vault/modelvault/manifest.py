@@ -61,13 +61,24 @@ class Hints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pickles: tuple[str, ...] = ()
 
 
+class CopiedFrom(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The version of another vault that this one is a copy of."""
+
+    vault: Id
+    tenant: Name
+    model: Name
+    version: Positive
+    manifest: Sha256
+
+
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where the weights come from, by the pusher's word."""
+    """Where the weights come from, by the pusher's word; `copied_from` is the broker's own."""
 
     base: Label | None = None
     base_digest: Sha256 | None = None
     training_run: Label | None = None
     source_commit: Label | None = None
+    copied_from: CopiedFrom | None = None
 
 
 class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

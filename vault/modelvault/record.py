@@ -17,6 +17,7 @@ MODEL_TYPE = "application/vnd.modelvault.model.v1+json"
 TAG_TYPE = "application/vnd.modelvault.tag.v1+json"
 POLICY_TYPE = "application/vnd.modelvault.policy.v1+json"
 TRUST_TYPE = "application/vnd.modelvault.trust.v1+json"
+TRUSTED_TYPE = "application/vnd.modelvault.trusted.v1+json"
 MAX_RECORD = 64 << 10
 MAX_TRUST = 256 << 10
 
@@ -98,6 +99,22 @@ class TrustFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     def keys_for(self, purpose: KeyPurpose) -> dict[str, bytes]:
         """{keyid: public key} of the keys for `purpose`, retired ones too: they signed the past."""
         return {key.keyid: key.public_key for key in self.keys if key.purpose == purpose}
+
+    def current_keys(self, purpose: KeyPurpose, at: str) -> dict[str, bytes]:
+        """As `keys_for`, without those that are retired at `at` (a Time): for what is new."""
+        return {
+            key.keyid: key.public_key
+            for key in self.keys
+            if key.purpose == purpose and (key.retired is None or key.retired > at)
+        }
+
+
+class TrustedRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """That the vault `vault` lets another give and get versions, by that one's trust file."""
+
+    schema: Literal[1] = 1
+    vault: Id
+    trusted: TrustFile
 
 
 class SignedVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import click
 
 from modelvault.errors import ModelVaultError
-from modelvault_cli.frame import Globals
+from modelvault_cli.frame import NAMED_PATH, Globals
 
 _DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -53,6 +54,22 @@ model = click.option(
 )
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 yes = click.option("--yes", is_flag=True, help="Don't ask; needed where there is no terminal.")
+_to_home = click.option(
+    "--to-home", type=NAMED_PATH, metavar="DIR", help="The other vault: a home's."
+)
+_to_broker = click.option(
+    "--to-broker", metavar="URL", help="The other vault: a broker's. [env: MODELVAULT_TO_BROKER]"
+)
+_to_profile = click.option(
+    "--to-profile", metavar="NAME", help="The other vault: as a profile names it."
+)
+
+
+def other_vault(function: Callable[..., object]) -> Callable[..., object]:
+    """`to_home`, `to_broker`, `to_profile`: the other vault of a copy."""
+    return _to_home(_to_broker(_to_profile(function)))
+
+
 purpose = click.option(
     "--purpose", "-p", required=True, metavar="NAME", help="What for: inference, evaluation, …"
 )

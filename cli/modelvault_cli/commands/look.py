@@ -11,6 +11,7 @@ from modelvault_cli.frame import Globals, command, pass_globals
 
 if TYPE_CHECKING:
     from modelvault.lease import ModelDetail
+    from modelvault.manifest import CopiedFrom
     from modelvault_cli.documents import Show, Shown
 
 
@@ -144,8 +145,17 @@ def _selected_lines(shown: Shown) -> list[str]:
             "base": " ".join(filter(None, (made.base, made.base_digest))),
             "training run": made.training_run or "",
             "source commit": made.source_commit or "",
+            "copied from": _origin(made.copied_from),
             "tensors": str(shown.tensors or ""),
         }
     )
     files = table(("FILE", "SIZE"), ((file.path, size(file.size)) for file in shown.files))
     return ["", *facts, "", *files]
+
+
+def _origin(source: CopiedFrom | None) -> str:
+    from modelvault.reference import Reference
+
+    if source is None:
+        return ""
+    return f"{Reference(source.tenant, source.model).name}@{source.version} of vault {source.vault}"

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 
 def allowed(
-    session: Session, action: Action, target: str, purpose: str | None = None
+    session: Session,
+    action: Action,
+    target: str,
+    purpose: str | None = None,
+    destination: str | None = None,
 ) -> tuple[str, ...]:
     """Why the policy would allow it. Raises AccessDenied (`would_be_denied`) where it says no."""
-    answer = session.explain(action, target, purpose=purpose)
+    answer = session.explain(action, target, purpose=purpose, destination=destination)
     if not answer.allowed:
         raise AccessDenied(
             "would_be_denied",

@@ -104,6 +104,7 @@ def check(options: Globals) -> int:
 @click.argument("action")
 @arguments.reference
 @click.option("--purpose", "-p", metavar="NAME", help="What for: inference, evaluation, …")
+@click.option("--destination", metavar="VAULT", help="The vault that a copy would go to.")
 @click.option("--sub", metavar="NAME", help="Of the local issuer, instead of yourself.")
 @click.option("--group", "groups", multiple=True, metavar="NAME", help="A group of --sub.")
 @pass_globals
@@ -112,6 +113,7 @@ def explain(
     action: str,
     reference: str,
     purpose: str | None,
+    destination: str | None,
     sub: str | None,
     groups: tuple[str, ...],
 ) -> int:
@@ -125,7 +127,13 @@ def explain(
 
     asked = _action(action)
     with options.session() as session:
-        answer = session.explain(asked, reference, purpose=purpose, subject=_subject(sub, groups))
+        answer = session.explain(
+            asked,
+            reference,
+            purpose=purpose,
+            subject=_subject(sub, groups),
+            destination=destination,
+        )
     document = Explained(
         action=action,
         target=reference,

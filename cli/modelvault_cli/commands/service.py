@@ -1,4 +1,4 @@
-"""`serve`, `found`, `migrate`: a vault for many, from empty servers on."""
+"""`serve` and `found`: a vault for many, from empty servers on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _deployment = click.argument("deployment", type=NAMED_PATH)
 
 
 @contextmanager
-def _server_parts() -> Iterator[None]:
+def server_parts() -> Iterator[None]:
     """What only servers need is installed on demand: without it, say how."""
     try:
         yield
@@ -43,7 +43,7 @@ def serve(_options: Globals, deployment: Path) -> None:
     """
     from modelvault.wiring import serving
 
-    with _server_parts():
+    with server_parts():
         serving.serve(deployment)
 
 
@@ -81,7 +81,7 @@ def found(
         effect = f"set up {told.keys.address}, make a ledger, write {told.vault.trust}"
         emit(options, Plan(action="found", target=str(deployment), effect=effect), [effect])
         return
-    with _server_parts():
+    with server_parts():
         made = founding.found(told, deployments.secret_text(token_file), admins)
     document = Founded(
         vault=made.vault,
@@ -99,37 +99,3 @@ def found(
         }
     )
     emit(options, document, [*lines, f"next: modelvault serve {deployment}"])
-
-
-@command(
-    "migrate",
-    "modelvault migrate --deployment /etc/modelvault/broker.toml",
-    "modelvault migrate --home ~/.modelvault",
-)
-@click.option(
-    "--deployment", type=NAMED_PATH, metavar="FILE", help="Of a served vault; the home's without."
-)
-@pass_globals
-def migrate(options: Globals, deployment: Path | None) -> None:
-    """Bring a ledger's tables up to this version of modelvault.
-
-    Make a copy first. Brokers of the version before go on working on it: upgrade them one by one
-    afterwards.
-    """
-    from modelvault import wiring
-    from modelvault.wiring import founding
-    from modelvault_cli.documents import Migrated
-    from modelvault_cli.output import emit
-
-    if deployment is None and options.broker is not None:
-        raise InvalidRequest(
-            "usage", "a broker can't migrate its ledger", "run this where its deployment file is"
-        )
-    with _server_parts():
-        before, after = (
-            wiring.migrate_home(options.home)
-            if deployment is None
-            else founding.migrate(deployment)
-        )
-    line = f"schema {before} -> {after}" if after > before else f"schema {after}, up to date"
-    emit(options, Migrated(before=before, after=after), [line])

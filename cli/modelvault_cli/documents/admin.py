@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from modelvault.access import Obligations
+from modelvault.client.migrate import ModelMoved
 from modelvault.lease import PolicyRevision
 from modelvault.policy.diff import DataChange, DecisionChange, ModuleChange
 from modelvault.record import Entry
@@ -31,10 +32,39 @@ class Founded(Document, frozen=True, kw_only=True):
 
 
 class Migrated(Document, frozen=True, kw_only=True):
-    """`migrate`: the ledger's schema version before and after."""
+    """`migrate schema`: the ledger's schema version before and after."""
 
     before: int
     after: int
+
+
+class MigratedVault(Document, frozen=True, kw_only=True):
+    """`migrate vault`: the two vaults, and each model as it now is in the second; `size` is that of
+    what was copied now."""
+
+    source: str
+    destination: str
+    models: tuple[ModelMoved, ...]
+    size: int
+
+
+class TrustedKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key of a trust file: what it signs, and since when it signs nothing new."""
+
+    purpose: str
+    keyid: str
+    retired: str | None
+
+
+class Trust(Document, frozen=True, kw_only=True):
+    """`trust export`, `trust pin` and `trust update`: the trust file; `sha256` is over its bytes as
+    `trust export` writes them."""
+
+    vault: str
+    serial: int
+    sha256: str
+    file: str
+    keys: tuple[TrustedKey, ...]
 
 
 class Token(Document, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import msgspec
 
 from modelvault.access import Obligations
 from modelvault.lease import LeaseSummary, ModelSummary, VersionSummary
-from modelvault.manifest import Hints, Provenance
+from modelvault.manifest import CopiedFrom, Hints, Provenance
 from modelvault_cli.documents.base import Document
 
 
@@ -69,6 +69,21 @@ class Copied(Document, frozen=True, kw_only=True):
     folder: str
     files: tuple[FileSize, ...]
     size: int
+
+
+class CopyMade(Document, frozen=True, kw_only=True):
+    """`copy` and `import`: the version that stands in the receiving vault, and what it is a copy
+    of; `new` is false where it stood there before."""
+
+    model: str
+    version: int
+    tag: str | None
+    manifest: str
+    new: bool
+    source: CopiedFrom
+    files: int
+    size: int
+    elapsed_ms: int
 
 
 class Listing(Document, frozen=True, kw_only=True):

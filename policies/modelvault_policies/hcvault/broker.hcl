@@ -1,8 +1,16 @@
-# The broker: makes and unwraps data keys, and signs manifests. It can't make, change or read KEKs.
+# The broker: makes, wraps and unwraps data keys, and signs manifests. It can't make, change or
+# read KEKs.
 
 path "MOUNT/datakey/plaintext/mv-*" {
   capabilities        = ["update"]
   allowed_parameters  = { "context" = [] }
+  required_parameters = ["context"]
+}
+
+# What a copy from another vault brings is wrapped here. "update" alone: no key is made on the way.
+path "MOUNT/encrypt/mv-*" {
+  capabilities        = ["update"]
+  allowed_parameters  = { "plaintext" = [], "context" = [] }
   required_parameters = ["context"]
 }
 

@@ -34,7 +34,8 @@ def vault(
     """A vault whose `broker` is the one under test; `local` is the one behind it."""
     made = make(tmp_path)
     made.links = PlainLinks()  # type: ignore[attr-defined]
-    made.broker = made.another_broker(urls=made.links)  # type: ignore[attr-defined]
+    made.others = {}  # type: ignore[attr-defined]  trust files of other vaults
+    made.broker = made.another_broker(urls=made.links, trusted=made.others)  # type: ignore[attr-defined]
     made.local = made.broker  # type: ignore[attr-defined]
     if request.param == "local":
         yield made

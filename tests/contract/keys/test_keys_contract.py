@@ -10,7 +10,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from modelvault.crypto import derive, dsse
-from modelvault.errors import Conflict, IntegrityError, ModelVaultError, NotFound
+from modelvault.crypto.secret import Secret
+from modelvault.errors import (
+    Conflict,
+    IntegrityError,
+    InvalidRequest,
+    ModelVaultError,
+    NotFound,
+    Unavailable,
+)
 from modelvault.ports.keys import SigningPurpose, WrappedKey
 
 VAULT = "ab" * 16
@@ -65,6 +73,39 @@ class TestDataKeys:
         refused(
             IntegrityError, "bad_wrapped_key", lambda: keys.service.unwrap(key, wrapped, context)
         )
+
+    def test_a_dek_of_another_vault(self, keys) -> None:
+        """Wrapped here it is one of ours: it unwraps, rotates and is bound to its context."""
+        brought = Secret.random(32)
+        keys.admin.rotate(KEK)
+        wrapped = keys.service.wrap(KEK, brought, CONTEXT)
+        assert wrapped.kek_version == 2
+        assert len(wrapped.wrapped) == len(keys.service.data_key(KEK, CONTEXT)[1].wrapped)
+        assert bytes(brought.reveal()) not in wrapped.wrapped
+        assert keys.service.unwrap(KEK, wrapped, CONTEXT) == brought
+        assert keys.service.wrap(KEK, brought, CONTEXT).wrapped != wrapped.wrapped
+        keys.admin.rotate(KEK)
+        (rewrapped,) = keys.admin.rewrap(KEK, [(wrapped, CONTEXT)])
+        assert keys.service.unwrap(KEK, rewrapped, CONTEXT) == brought
+        for key, context in ((OTHER, CONTEXT), (KEK, OTHER_CONTEXT)):
+            refused(
+                IntegrityError,
+                "bad_wrapped_key",
+                lambda key=key, context=context: keys.service.unwrap(key, wrapped, context),
+            )
+
+    def test_what_cant_be_wrapped(self, keys) -> None:
+        brought = Secret.random(32)
+        missing = derive.kek_name(VAULT, "default", "nobody-made-me")
+        with pytest.raises((NotFound, Unavailable)):  # transit denies the making of a key
+            keys.service.wrap(missing, brought, CONTEXT)
+        refused(NotFound, "no_kek", lambda: keys.admin.versions(missing))
+        for size in (0, 16, 33):
+            refused(
+                InvalidRequest,
+                "bad_dek",
+                lambda size=size: keys.service.wrap(KEK, Secret.random(size), CONTEXT),
+            )
 
     @pytest.mark.parametrize("change", ["flip first", "flip last", "cut", "extend", "empty"])
     def test_altered_bytes(self, keys, change: str) -> None:

@@ -174,6 +174,7 @@ def test_explain_grants_nothing(stocked: Vault) -> None:
         "about": "local:alice",
         "explained": "load",
         "for_purpose": "inference",
+        "destination": None,
         "allowed": True,
     }
 

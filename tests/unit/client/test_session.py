@@ -63,7 +63,13 @@ PASSED_ON: list[tuple[Callable[[Session], object], Call]] = [
         (
             "explain",
             (),
-            {"action": "load", "reference": "m", "purpose": "debug", "subject": None},
+            {
+                "action": "load",
+                "reference": "m",
+                "purpose": "debug",
+                "subject": None,
+                "destination": None,
+            },
         ),
     ),
     (
@@ -97,9 +103,12 @@ def test_what_a_homes_owner_can_do() -> None:
         return "token"
 
     broker = Recorder()
-    local = Local(mint=mint, freeze_policy=lambda: "sha256:1")
+    pinned: list[object] = []
+    local = Local(mint=mint, freeze_policy=lambda: "sha256:1", pin=pinned.append)
     with Session(context(broker), local, lambda: closed.append(True)) as session:
         assert session.publish_policy() == "sha256:1"
+        session.pin_trust(session.trust)
+        assert pinned == [session.trust]
         assert session.mint_token(sub="job", groups=["g"], lifetime_s=60) == "token"
     assert broker.calls == [("publish_policy", ("sha256:1",), {})]
     assert minted == [

@@ -85,6 +85,7 @@ def test_the_input_says_all_of_the_request_and_fits_the_schema():
         "purpose": "inference",
         "purpose_bound_by": "token",
         "ticket": "T-1",
+        "destination": None,
         "now": 1767225600000,
         "source_ip": "192.0.2.1",
         "client": "test",

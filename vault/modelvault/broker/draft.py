@@ -36,7 +36,7 @@ def check_draft(draft: Draft, upload: UploadRow, alg: DigestAlgorithm, terms: Te
     """The draft holds the declared files, no more and no less, and nothing oversized.
 
     Raises InvalidRequest: `not_as_declared`, `objects_shared`, `wrong_digest_alg`,
-    `too_many_labels`, `bad_hints`, `bad_tensors`.
+    `too_many_labels`, `bad_hints`, `bad_tensors`, `bad_provenance`.
     """
     _check_files(draft, upload)
     names = [name for file in draft.files for name in (file.object, file.leaves)]
@@ -76,6 +76,10 @@ def _check_files(draft: Draft, upload: UploadRow) -> None:
 
 
 def _check_claims(draft: Draft, paths: set[str], terms: Terms) -> None:
+    if draft.provenance.copied_from is not None:
+        raise InvalidRequest(
+            "bad_provenance", "only an import says what a version is a copy of", "push without it"
+        )
     hints = draft.hints
     if len(hints.formats) > terms.max_labels or len(set(hints.pickles)) != len(hints.pickles):
         raise InvalidRequest("bad_hints", "too many formats, or a pickle twice", _AGAIN)

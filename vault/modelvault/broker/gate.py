@@ -99,6 +99,7 @@ class Gate:
         *,
         purpose: str | None = None,
         ticket: str | None = None,
+        destination: str | None = None,
         fulfils: Sequence[str] = (),
         seen: Standing | None = None,
     ) -> Authorised:
@@ -115,6 +116,7 @@ class Gate:
             purpose=purpose,
             purpose_bound_by="caller" if bound is None else "token",
             ticket=ticket,
+            destination=destination,
             source_ip=who.caller.source_ip,
             client=who.caller.client,
             fulfils=tuple(fulfils),
@@ -137,6 +139,7 @@ class Gate:
         *,
         purpose: str | None = None,
         ticket: str | None = None,
+        destination: str | None = None,
         fulfils: Sequence[str] = (),
         seen: Standing | None = None,
     ) -> Authorised:
@@ -146,7 +149,14 @@ class Gate:
         the denial is in the audit log.
         """
         asked = self.decide(
-            who, action, resource, purpose=purpose, ticket=ticket, fulfils=fulfils, seen=seen
+            who,
+            action,
+            resource,
+            purpose=purpose,
+            ticket=ticket,
+            destination=destination,
+            fulfils=fulfils,
+            seen=seen,
         )
         if asked.decision.allowed:
             return asked

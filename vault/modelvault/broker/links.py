@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from modelvault.access import Caller
 from modelvault.broker.asked import entry
 from modelvault.broker.gate import Gate
-from modelvault.broker.opened import answer, check_open, own_upload
+from modelvault.broker.opened import answer, check_open, check_push, own_upload
 from modelvault.broker.parts import Parts
 from modelvault.broker.renewal import Renewer
 from modelvault.broker.sealing import check_recipient
@@ -51,6 +51,7 @@ class Linker:
         """The same keys for a new recipient, once the policy has allowed the push anew."""
         hashed = key_hash(ask.recipient.suite, ask.recipient.public_key)
         who, row = own_upload(self._parts, self._gate, caller, "push", upload, hashed)
+        check_push(row)
         check_open(row, who)
         check_recipient(ask.recipient)
         model = self._gate.records.model(Reference(row.tenant, row.model))

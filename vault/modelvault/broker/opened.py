@@ -14,6 +14,22 @@ from modelvault.crypto.secret import Secret
 from modelvault.errors import Conflict, NotFound
 from modelvault.lease import Recipient, Upload
 
+# An import's row says so where an upload's names the hash of its pusher's key: no token is bound to
+# such a key, and what was begun as one is never ended as the other.
+IMPORT = "import:"
+
+
+def check_import(row: UploadRow) -> None:
+    """Raises Conflict (`not_an_import`)."""
+    if not row.recipient.startswith(IMPORT):
+        raise Conflict("not_an_import", "this upload was opened by a push", "commit it as one")
+
+
+def check_push(row: UploadRow) -> None:
+    """Raises Conflict (`is_an_import`)."""
+    if row.recipient.startswith(IMPORT):
+        raise Conflict("is_an_import", "this upload takes a copy in", "commit it as an import")
+
 
 def own_upload(
     parts: Parts, gate: Gate, caller: Caller, action: str, upload: str, key_hash: str | None = None

@@ -106,6 +106,7 @@ class Overseer:
         reference: str,
         purpose: str | None,
         subject: Principal | None,
+        destination: str | None = None,
     ) -> Explanation:
         """What the policy says of a request. It grants nothing and stands in the audit log.
 
@@ -114,7 +115,7 @@ class Overseer:
         """
         who = self._gate.authenticate(caller, "explain", None)
         _check_action(action)
-        check_texts(purpose)
+        check_texts(purpose, destination)
         resource = self._explained(who, reference)
         asked = self._gate.decide(who, "explain", resource)
         for_self = subject is None or subject.id == who.principal.id
@@ -122,7 +123,11 @@ class Overseer:
             asked = self._gate.authorise(who, "explain", resource)
         about = who.principal if subject is None or for_self else subject
         answer = self._gate.decide(
-            Who(who.caller, about, who.now), action, resource, purpose=purpose
+            Who(who.caller, about, who.now),
+            action,
+            resource,
+            purpose=purpose,
+            destination=destination,
         ).decision
         self._ledger.append(
             entry(
@@ -132,6 +137,7 @@ class Overseer:
                 about=about.id[:MAX_TEXT],
                 explained=action,
                 for_purpose=purpose,
+                destination=destination,
                 allowed=answer.allowed,
             )
         )

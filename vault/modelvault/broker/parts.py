@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from modelvault.broker.terms import Terms
 from modelvault.crypto import derive
@@ -15,7 +16,8 @@ from modelvault.record import TrustFile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The ports and the vault's constants. `trust` names the keys whose documents are believed."""
+    """The ports and the vault's constants. `trust` names the keys whose documents are believed;
+    `trusted` are the trust files of other vaults that an admin lets give and get versions."""
 
     vault: str
     ledger: Ledger
@@ -27,6 +29,7 @@ class Parts:
     digest_alg: DigestAlgorithm
     segment_length: int
     terms: Terms
+    trusted: Mapping[str, TrustFile] = field(default_factory=dict)
 
     def kek(self, tenant: str, model: str) -> str:
         """The name of a model's KEK at the key service."""

@@ -12,7 +12,7 @@ from modelvault.broker.asked import Authorised, Who, entry, new_id
 from modelvault.broker.draft import check_declared, check_draft
 from modelvault.broker.gate import Gate
 from modelvault.broker.keycopy import deposit
-from modelvault.broker.opened import answer, check_open, own_upload
+from modelvault.broker.opened import answer, check_open, check_push, own_upload
 from modelvault.broker.parts import Parts
 from modelvault.broker.sealing import check_recipient
 from modelvault.broker.uploaded import check_uploaded
@@ -43,7 +43,7 @@ class Publisher:
         """Keys for a version that is about to be uploaded."""
         hashed = key_hash(ask.recipient.suite, ask.recipient.public_key)
         who = self._gate.authenticate(caller, "push", hashed)
-        reference = _pushable(ask.reference)
+        reference = pushable(ask.reference)
         check_declared(ask.files, self._geometry, self._parts.terms)
         check_recipient(ask.recipient)
         model = self._gate.records.model(reference)
@@ -65,6 +65,7 @@ class Publisher:
     def commit(self, caller: Caller, upload: str, draft: Draft) -> Published:
         """Check what was uploaded and publish it."""
         who, row = own_upload(self._parts, self._gate, caller, "push", upload)
+        check_push(row)
         model = self._gate.records.model(Reference(row.tenant, row.model))
         asked = self._gate.authorise(who, "push", model.resource(row.paths, sum(row.sizes)))
         if row.state == "published":
@@ -193,7 +194,8 @@ class Publisher:
         return self._parts.ledger.upload(row.id).state
 
 
-def _pushable(text: str) -> Reference:
+def pushable(text: str) -> Reference:
+    """A model, maybe with a tag. Raises InvalidRequest (`bad_reference`) for a version."""
     reference = Reference.parse(text)
     if reference.version is not None or reference.digest is not None:
         raise InvalidRequest(

@@ -6,8 +6,10 @@ then the key service. No committed entry, no key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+
+import msgspec
 
 from modelvault import binding
 from modelvault.access import Caller
@@ -20,12 +22,26 @@ from modelvault.broker.unwrapping import unwrapped
 from modelvault.broker.verified import KnownVersion
 from modelvault.catalog import Admission, LeaseRow
 from modelvault.clock import to_text
+from modelvault.crypto.secret import Secret
 from modelvault.errors import AccessDenied, ModelVaultError
 from modelvault.identity.binding import key_hash
 from modelvault.lease import Lease, LeaseAsk, Receipt
 from modelvault.manifest import FileEntry
 from modelvault.policy import document
 from modelvault.reference import Reference
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """A grant that stands in the ledger: what was asked and allowed, of which files."""
+
+    asked: Authorised
+    version: KnownVersion
+    files: tuple[FileEntry, ...]
+    admission: Admission
+    ttl_s: int
+
+
+Sealer = Callable[[LeaseRow, Mapping[str, Secret]], bytes]
 
 
 class Releaser:
@@ -42,10 +58,28 @@ class Releaser:
         reference = Reference.parse(ask.reference)
         check_recipient(ask.recipient)
         check_texts(ask.purpose, ask.ticket)
-        version = self._gate.version(who, reference)
-        asked, files = self._decide(who, ask, version)
+        admitted = self.admit(who, ask, self._gate.version(who, reference))
+
+        def seal(row: LeaseRow, deks: Mapping[str, Secret]) -> bytes:
+            files = [(file.artifact, file.path) for file in admitted.files]
+            return seal_file_keys(files, deks, ask.recipient, self._info(row, ask))
+
+        return _answer(admitted, self.unlock(admitted, seal))
+
+    def admit(
+        self, who: Who, ask: LeaseAsk, version: KnownVersion, destination: str | None = None
+    ) -> Admitted:
+        """Everything that comes before the key service: policy, obligations, limits, the entry.
+
+        `destination` is the other vault that the keys would be handed over to.
+        """
+        asked, files = self._decide(who, ask, version, destination)
+        hashed = key_hash(ask.recipient.suite, ask.recipient.public_key)
         row = self._row(asked, ask, version, files, hashed)
         told = entry(asked, "allowed", lease=row.id, files=len(files), bytes=row.bytes)
+        if destination is not None:
+            details = {**told.details, "destination": destination}
+            told = msgspec.structs.replace(told, details=details)
         try:
             limits = grant.limits(asked.decision.obligations)
             admission = self._parts.ledger.admit(row, limits, told)
@@ -53,11 +87,26 @@ class Releaser:
             raise self._gate.limited(asked, stopped) from None
         grant.check_same(row, admission.lease)
         ttl_s = grant.remaining_s(admission.lease, who.now)
-        sealed = self._seal(asked, ask, admission, files, version)
-        return _answer(asked, version, admission, ttl_s, sealed)
+        return Admitted(asked, version, files, admission, ttl_s)
+
+    def unlock(self, admitted: Admitted, seal: Sealer) -> bytes:
+        """What `seal` makes of the granted files' DEKs, which are wiped when it returns.
+
+        A lease whose keys can't be had is ended again.
+        """
+        row = admitted.admission.lease
+        artifacts = sorted({file.artifact for file in admitted.files})
+        read = admitted.version.read
+        at_hand = None if read is None else read.key
+        try:
+            with unwrapped(self._parts, row.tenant, row.model, artifacts, at_hand) as deks:
+                return seal(row, deks)
+        except BaseException as failure:
+            self._failed(admitted, getattr(failure, "code", "interrupted"))
+            raise
 
     def _decide(
-        self, who: Who, ask: LeaseAsk, version: KnownVersion
+        self, who: Who, ask: LeaseAsk, version: KnownVersion, destination: str | None
     ) -> tuple[Authorised, tuple[FileEntry, ...]]:
         """The policy's yes, what the broker itself insists on, and the files that are left."""
         wanted = grant.asked_files(ask, version)
@@ -67,6 +116,7 @@ class Releaser:
             version.resource(wanted),
             purpose=ask.purpose,
             ticket=ask.ticket,
+            destination=destination,
             fulfils=ask.fulfils,
             seen=version.read,
         )
@@ -121,30 +171,6 @@ class Releaser:
             instance=principal.instance,
         )
 
-    def _seal(
-        self,
-        asked: Authorised,
-        ask: LeaseAsk,
-        admission: Admission,
-        files: Sequence[FileEntry],
-        version: KnownVersion,
-    ) -> bytes:
-        """The file keys for the recipient. A lease whose keys can't be had is ended again."""
-        row = admission.lease
-        artifacts = sorted({file.artifact for file in files})
-        at_hand = None if version.read is None else version.read.key
-        try:
-            with unwrapped(self._parts, row.tenant, row.model, artifacts, at_hand) as deks:
-                return seal_file_keys(
-                    [(file.artifact, file.path) for file in files],
-                    deks,
-                    ask.recipient,
-                    self._info(row, ask),
-                )
-        except BaseException as failure:
-            self._failed(asked, admission, getattr(failure, "code", "interrupted"))
-            raise
-
     def _info(self, row: LeaseRow, ask: LeaseAsk) -> bytes:
         return binding.info(
             "lease",
@@ -160,8 +186,9 @@ class Releaser:
             ask.nonce,
         )
 
-    def _failed(self, asked: Authorised, admission: Admission, code: str) -> None:
+    def _failed(self, admitted: Admitted, code: str) -> None:
         """Write the outcome down; give the slot back unless an earlier answer is in use."""
+        asked, admission = admitted.asked, admitted.admission
         told = entry(asked, "failed", lease=admission.lease.id, reasons=(code,))
         with suppress(ModelVaultError):  # the first failure is the one to tell
             if admission.repeated:
@@ -170,9 +197,8 @@ class Releaser:
                 self._parts.ledger.end(admission.lease.id, asked.now, "failed", told)
 
 
-def _answer(
-    asked: Authorised, version: KnownVersion, admission: Admission, ttl_s: int, sealed: bytes
-) -> Lease:
+def _answer(admitted: Admitted, sealed: bytes) -> Lease:
+    asked, admission = admitted.asked, admitted.admission
     row = admission.lease
     return Lease(
         id=row.id,
@@ -181,12 +207,12 @@ def _answer(
         version=row.version,
         manifest=row.manifest,
         paths=row.paths,
-        ttl_s=ttl_s,
+        ttl_s=admitted.ttl_s,
         expires_at=to_text(row.expires_at),
         obligations=asked.decision.obligations,
         decision_id=asked.decision.decision_id,
         revision=asked.decision.revision,
         receipt=Receipt(admission.entry_id, admission.leaf_hash.hex()),
         sealed=sealed,
-        signed=version.signed,
+        signed=admitted.version.signed,
     )

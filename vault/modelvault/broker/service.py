@@ -6,7 +6,7 @@ those that come over a wire: a Python object is no proof that its fields keep to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -16,7 +16,9 @@ from modelvault.access import Action, Caller, Principal
 from modelvault.broker.catalogue import Catalogue
 from modelvault.broker.engines import EngineFor, Engines
 from modelvault.broker.gate import Gate
+from modelvault.broker.giving import Giver
 from modelvault.broker.housekeeping import Housekeeper
+from modelvault.broker.importing import Importer
 from modelvault.broker.kept import KeptPolicies
 from modelvault.broker.links import Linker
 from modelvault.broker.oversight import Overseer
@@ -30,6 +32,7 @@ from modelvault.broker.steward import Steward
 from modelvault.broker.terms import Terms
 from modelvault.broker.throttle import Rates, Throttle, unlimited
 from modelvault.broker.verified import Records
+from modelvault.copies import HandedOver, HandOverAsk, ImportAsk, ImportDraft, Importing
 from modelvault.errors import InvalidRequest
 from modelvault.identity.issuer import Issuer
 from modelvault.lease import (
@@ -61,7 +64,7 @@ from modelvault.ports.ledger import Ledger
 from modelvault.ports.objects import ObjectStore, UrlSigner
 from modelvault.record import SignedVersion, TrustFile
 
-Ask = TypeVar("Ask", LeaseAsk, PushAsk, PutAsk, ResumeAsk, Draft, Principal)
+Ask = TypeVar("Ask", bound=msgspec.Struct)
 
 
 class LocalBroker:
@@ -72,7 +75,8 @@ class LocalBroker:
     ledger's policy revision must be set before the first call: until then all is refused.
     `segment_length` is in bytes of encrypted segment. `urls` gives links to the objects. `kept` are
     the policies that a service keeps for all its brokers, and `candidate_for` builds the engine
-    that tries one before it counts. `rates` limit requests; without them nothing does.
+    that tries one before it counts. `rates` limit requests. `trusted` are the trust files, by
+    vault, of those that versions may be copied to and from.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class LocalBroker:
         kept: KeptPolicies | None = None,
         candidate_for: EngineFor | None = None,
         rates: Rates | None = None,
+        trusted: Mapping[str, TrustFile] | None = None,
     ) -> None:
         parts = Parts(
             vault=vault,
@@ -107,12 +112,15 @@ class LocalBroker:
             digest_alg=digest_alg,
             segment_length=segment_length,
             terms=terms or Terms(),
+            trusted={} if trusted is None else trusted,
         )
         self._engines = Engines(ledger, engine_for, candidate_for)
         throttle = unlimited() if rates is None else Throttle(ledger.count, rates)
         self._gate = Gate(parts, Records(parts), self._engines, issuers, issuer_keys, throttle)
         self._publisher = Publisher(parts, self._gate)
         self._releaser = Releaser(parts, self._gate)
+        self._giver = Giver(parts, self._gate, self._releaser)
+        self._importer = Importer(parts, self._gate)
         self._renewer = Renewer(parts, self._gate)
         self._linker = Linker(parts, self._gate, self._renewer, urls)
         self._catalogue = Catalogue(parts, self._gate)
@@ -190,6 +198,18 @@ class LocalBroker:
         """See ports.broker.Broker."""
         return self._catalogue.pull(caller, reference)
 
+    def open_import(self, caller: Caller, ask: ImportAsk) -> Importing:
+        """See ports.broker.Broker."""
+        return self._importer.open_import(caller, _checked(ask, "import request"))
+
+    def hand_over(self, caller: Caller, ask: HandOverAsk) -> HandedOver:
+        """See ports.broker.Broker."""
+        return self._giver.hand_over(caller, _checked(ask, "request for keys"))
+
+    def commit_import(self, caller: Caller, upload: str, draft: ImportDraft) -> Published:
+        """See ports.broker.Broker."""
+        return self._importer.commit_import(caller, upload, _checked(draft, "import draft"))
+
     def whoami(self, caller: Caller) -> Principal:
         """See ports.broker.Broker."""
         return self._gate.authenticate(caller, "whoami", None).principal
@@ -233,7 +253,7 @@ class LocalBroker:
 
     def explain(
         self, caller: Caller, *, action: Action, reference: str, purpose: str | None,
-        subject: Principal | None,
+        subject: Principal | None, destination: str | None = None,
     ) -> Explanation:  # fmt: skip
         """See ports.broker.Steward."""
         return self._overseer.explain(
@@ -242,6 +262,7 @@ class LocalBroker:
             reference=reference,
             purpose=purpose,
             subject=None if subject is None else _checked(subject, "subject"),
+            destination=destination,
         )
 
     def entries(

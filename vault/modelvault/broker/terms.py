@@ -12,12 +12,14 @@ NEVER_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z: a lease without `max_tot
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """Durations in seconds, sizes in bytes.
 
+    `carried_ttl_s` is how long an import may take whose keys and files are carried by hand.
     `default_ttl_s` is the longest that one grant or renewal lasts; a policy can only shorten it.
     `sampled_segments` bounds how many encrypted segments one commit reads back, and
     `sampled_per_file` how many of one file.
     """
 
     upload_ttl_s: int = 24 * 3600
+    carried_ttl_s: int = 7 * 24 * 3600
     link_ttl_s: int = 15 * 60
     delete_grace_s: int = 7 * 24 * 3600
     default_ttl_s: int = 15 * 60

@@ -77,10 +77,18 @@ class Administration:
         *,
         purpose: str | None = None,
         subject: Principal | None = None,
+        destination: str | None = None,
     ) -> Explanation:
-        """What the policy says of a request by `subject`, or by the caller; grants nothing."""
+        """What the policy says of a request by `subject`, or by the caller; grants nothing.
+
+        `destination` is the id of the vault that a copy would go to."""
         return self._context.steward.explain(
-            self._caller(), action=action, reference=reference, purpose=purpose, subject=subject
+            self._caller(),
+            action=action,
+            reference=reference,
+            purpose=purpose,
+            subject=subject,
+            destination=destination,
         )
 
     def entries(

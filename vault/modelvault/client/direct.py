@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from modelvault.crypto import derive
-from modelvault.lease import Upload
 from modelvault.ports.objects import ObjectReader, ObjectStore, Track, UploadStore
 
 
@@ -30,9 +29,9 @@ class Direct:
         """The store."""
         return self._store
 
-    def opened(self, upload: Upload, key_hash: str) -> UploadStore:  # noqa: ARG002
+    def opened(self, upload: str, key_hash: str | None) -> UploadStore:  # noqa: ARG002
         """The store, under names of this upload."""
-        return _Opened(self._store, upload.id)
+        return _Opened(self._store, upload)
 
 
 class _Opened:

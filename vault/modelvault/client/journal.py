@@ -16,6 +16,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -24,6 +25,8 @@ from modelvault.client.scan import Found
 from modelvault.lease import DraftFile, Upload
 from modelvault.manifest import TensorEntry
 from modelvault.reference import Reference
+
+T = TypeVar("T")
 
 MAX_BYTES = 256 << 20
 _LEAF = 32
@@ -89,7 +92,7 @@ class Journal:
         self._path = path
         self._descriptor = descriptor
         self._lock = threading.Lock()
-        self._lines = _read(descriptor)
+        self._lines: list[Line] = read_lines(descriptor, _LINE)
 
     @property
     def upload(self) -> str | None:
@@ -223,24 +226,30 @@ def open_journal(
         "files": [[found.path, str(found.source), found.size] for found in files],
     }
     path = folder / (hashlib.sha256(canonical.dumps(name)).hexdigest()[:32] + ".journal")
+    descriptor = lock_file(path)
+    return None if descriptor is None else Journal(path, descriptor)
+
+
+def lock_file(path: Path) -> int | None:
+    """A private file to append to, locked; None where it can't be had or another has it."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, flags, 0o600)
     except OSError:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return Journal(path, descriptor)
     except OSError:
         os.close(descriptor)
         return None
+    return descriptor
 
 
-def _read(descriptor: int) -> list[Line]:
+def read_lines(descriptor: int, decoder: msgspec.json.Decoder[T]) -> list[T]:
     """The lines up to the first that isn't whole: a process may have died while it wrote. What
     follows them is cut off, so that new lines don't stand behind something broken."""
-    lines: list[Line] = []
+    lines: list[T] = []
     whole = 0
     with os.fdopen(os.dup(descriptor), "rb") as file:
         file.seek(0)
@@ -248,7 +257,7 @@ def _read(descriptor: int) -> list[Line]:
             try:
                 if not data.endswith(b"\n"):
                     break
-                lines.append(_LINE.decode(data))
+                lines.append(decoder.decode(data))
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 break
             whole += len(data)

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import msgspec
 
+from modelvault.record import TrustFile
+
 
 class Mint(Protocol):
     """Makes a token of the home's own issuer; `sub` and `groups` None mean its default identity."""
@@ -25,7 +27,9 @@ class Mint(Protocol):
 
 
 class Local(msgspec.Struct, frozen=True, kw_only=True):
-    """`freeze_policy` keeps the edited policies as a revision and returns it."""
+    """`freeze_policy` keeps the edited policies as a revision and returns it; `pin` lets another
+    vault, by its trust file, give and get versions."""
 
     mint: Mint
     freeze_policy: Callable[[], str]
+    pin: Callable[[TrustFile], None]

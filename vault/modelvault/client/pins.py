@@ -23,7 +23,7 @@ import msgspec
 
 from modelvault import canonical
 from modelvault.artifact.trust import Seen
-from modelvault.errors import IntegrityError, NotFound
+from modelvault.errors import Conflict, IntegrityError, NotFound, Unavailable
 from modelvault.manifest import Id, Positive, Sha256
 from modelvault.record import MAX_TRUST, TrustFile
 
@@ -184,6 +184,24 @@ def write_private(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """A new file. Raises Conflict (`file_exists`), Unavailable (`cant_write`)."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+    except FileExistsError:
+        raise Conflict(
+            "file_exists", f"{path} exists already", "name a new file: nothing is overwritten"
+        ) from None
+    except OSError as error:
+        raise Unavailable(
+            "cant_write",
+            f"can't write {path}: {os.strerror(error.errno or 0)}",
+            "check that its folder exists, the permissions and the free space",
+        ) from None
 
 
 def _clear_drafts(path: Path) -> None:

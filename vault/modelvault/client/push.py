@@ -93,7 +93,7 @@ def push(
         )
     journal = open_journal(context.journals, context.vault, reference, scanned.files)
     once, upload = _begin(context, scanned, reference, journal)
-    store = context.places.opened(upload, once.hash)
+    store = context.places.opened(upload.id, once.hash)
     sent: tuple[Sent, ...] = ()
     try:
         keys = _open(context.vault, once, reference, upload, scanned.files)

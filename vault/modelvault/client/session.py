@@ -15,6 +15,7 @@ from modelvault.client import export as exporting
 from modelvault.client import load as loading
 from modelvault.client import push as pushing
 from modelvault.client.administration import Administration
+from modelvault.client.between import Between
 from modelvault.client.context import Context
 from modelvault.client.load import OnRevoked
 from modelvault.client.local import Local
@@ -34,7 +35,7 @@ from modelvault.reference import DEFAULT_TENANT, Reference
 _Names = Sequence[str]
 
 
-class Session(Administration):
+class Session(Administration, Between):
     """A connection to one vault; `modelvault.connect()` makes it.
 
     Threads may use it at once. Every method may raise AuthenticationError, AccessDenied,
@@ -203,6 +204,13 @@ class Session(Administration):
         revision = self._owner().freeze_policy()
         self._context.steward.publish_policy(self._caller(), revision)
         return revision
+
+    def pin_trust(self, other: TrustFile) -> None:
+        """Let another vault give and get versions, by the trust file that came from its admin.
+
+        Raises InvalidRequest (`same_vault`), Conflict (`older_trust_file`).
+        """
+        self._owner().pin(other)
 
     def mint_token(
         self,

@@ -24,6 +24,9 @@ ROOT_SIGNING = b"modelvault/local-keyring/signing/v1"
 ROOT_CHECK = b"modelvault/local-keyring/check/v1"
 LOCAL_DEK = b"modelvault/local-keyring/dek/v1"
 OBJECT_NAME = b"modelvault/object-name/v1"
+IMPORT_X25519 = b"modelvault/import/x25519/v1"
+IMPORT_MLKEM = b"modelvault/import/mlkem768/v1"
+IMPORT_NONCE = b"modelvault/import/nonce/v1"
 
 LABELS: tuple[bytes, ...] = (
     FILE_KEY,
@@ -35,19 +38,22 @@ LABELS: tuple[bytes, ...] = (
     ROOT_CHECK,
     LOCAL_DEK,
     OBJECT_NAME,
+    IMPORT_X25519,
+    IMPORT_MLKEM,
+    IMPORT_NONCE,
 )
 
 KEY_BYTES = 32
 
 
-def expand(key: Secret, label: bytes, *parts: bytes) -> Secret:
-    """HKDF-Expand-SHA-384(key, label 00 part 00 part ...): 32 bytes (RFC 5869, section 2.3).
+def expand(key: Secret, label: bytes, *parts: bytes, size: int = KEY_BYTES) -> Secret:
+    """HKDF-Expand-SHA-384(key, label 00 part 00 part ...): `size` bytes (RFC 5869, section 2.3).
 
     Callers see to it that no part but the last can hold a zero byte.
     """
-    derived = bytearray(KEY_BYTES)
+    derived = bytearray(size)
     info = b"\0".join((label, *parts))
-    HKDFExpand(SHA384(), KEY_BYTES, info).derive_into(key.reveal(), derived)
+    HKDFExpand(SHA384(), size, info).derive_into(key.reveal(), derived)
     return Secret(derived)
 
 

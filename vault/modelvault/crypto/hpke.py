@@ -39,7 +39,7 @@ _SUITES = {
 
 
 class RecipientKey:
-    """A one-time private key that never leaves this object; `public` is its wire form."""
+    """A private key that never leaves this object; `public` is its wire form."""
 
     __slots__ = ("_private", "public", "suite")
 
@@ -85,6 +85,19 @@ def generate(suite: str = DEFAULT) -> RecipientKey:
     _check(suite)
     mlkem = MLKEM768PrivateKey.generate() if suite == HYBRID else None
     return RecipientKey(suite, mlkem, X25519PrivateKey.generate())
+
+
+def derived(x25519: Secret, mlkem: Secret) -> RecipientKey:
+    """The hybrid recipient key of two seeds, 32 and 64 bytes (FIPS 203: d and z): always the same.
+
+    For a key that any of several processes must be able to open with; the seeds stay the caller's
+    to wipe.
+    """
+    return RecipientKey(
+        HYBRID,
+        MLKEM768PrivateKey.from_seed_bytes(bytes(mlkem.reveal())),
+        X25519PrivateKey.from_private_bytes(x25519.reveal()),
+    )
 
 
 def seal(plaintext: Secret, suite: str, public: bytes, info: bytes) -> bytes:

@@ -58,6 +58,7 @@ def to_input(request: AccessRequest) -> dict[str, Any]:
             "purpose": request.purpose,
             "purpose_bound_by": request.purpose_bound_by,
             "ticket": request.ticket,
+            "destination": request.destination,
             "now": request.now,
             "source_ip": request.source_ip,
             "client": request.client,

@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from modelvault.access import Action, Caller, Principal
+from modelvault.copies import (
+    HandedOver,
+    HandOverAsk,
+    ImportAsk,
+    ImportDraft,
+    Importing,
+)
 from modelvault.lease import (
     Draft,
     EntryPage,
@@ -121,6 +128,36 @@ class Broker(Protocol):
         """The documents of a version, for copying its ciphertext."""
         ...
 
+    def open_import(self, caller: Caller, ask: ImportAsk) -> Importing:
+        """Begin to take in a version of another vault: the action `push`.
+
+        Objects are put as an upload's (`put_links`), `abandon` gives it up. Raises AccessDenied
+        (`untrusted_vault`, `too_many_uploads`), IntegrityError for documents that the giver's
+        pinned trust file doesn't confirm, InvalidRequest (`wrong_digest_alg`, `same_vault`),
+        Conflict (`already_copied`: details name the `version`; `artifact_here`).
+        """
+        ...
+
+    def hand_over(self, caller: Caller, ask: HandOverAsk) -> HandedOver:
+        """A version's DEKs, sealed for the broker of the vault that invites: the action `export`
+        with that vault as `destination`, charged and counted as one.
+
+        The same invitation again gives the same keys, uncharged. Raises AccessDenied
+        (`untrusted_vault`), IntegrityError for an invitation that isn't signed by that vault's
+        pinned manifest keys, Conflict (`invitation_expired`; `ask_reused`: it served for another
+        version), and as `lease`.
+        """
+        ...
+
+    def commit_import(self, caller: Caller, upload: str, draft: ImportDraft) -> Published:
+        """Check what came, wrap its keys anew, and publish it as the model's next version.
+
+        As `commit` for who may and for repeating it. Raises as `open_import`, IntegrityError
+        (`not_for_us`: keys for another import, version or vault; `other_key`), InvalidRequest where
+        objects and manifest differ.
+        """
+        ...
+
     def whoami(self, caller: Caller) -> Principal:
         """Who the token says is asking."""
         ...
@@ -170,9 +207,11 @@ class Steward(Protocol):
 
     def explain(
         self, caller: Caller, *, action: Action, reference: str, purpose: str | None,
-        subject: Principal | None,
+        subject: Principal | None, destination: str | None = None,
     ) -> Explanation:  # fmt: skip
-        """What the policy says of a request, for `subject` or for the caller, granting nothing."""
+        """What the policy says of a request, for `subject` or for the caller, granting nothing.
+
+        `destination` is the other vault that keys would be handed over to."""
         ...
 
     def entries(

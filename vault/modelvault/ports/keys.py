@@ -32,6 +32,15 @@ class KeyService(Protocol):
         """
         ...
 
+    def wrap(self, key: str, dek: Secret, context: bytes) -> WrappedKey:
+        """A DEK that another vault made (32 bytes), under the KEK's newest version.
+
+        It unwraps as one of `data_key` does. Raises InvalidRequest (`bad_dek`) for any
+        other length; without the KEK NotFound (`no_kek`), or Unavailable where the key service only
+        says that it denies making one. The DEK stays the caller's to wipe.
+        """
+        ...
+
     def unwrap(self, key: str, wrapped: WrappedKey, context: bytes) -> Secret:
         """The DEK. Idempotent. The caller wipes it.
 

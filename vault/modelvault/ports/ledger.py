@@ -121,6 +121,22 @@ class Ledger(Protocol):
         (`no_model`: hidden), InvalidRequest (`bad_version`: row and manifest differ)."""
         ...
 
+    def take_in(
+        self,
+        upload: str,
+        row: VersionRow,
+        keys: Sequence[KeyRow],
+        expected_head: str | None,
+        entry: Entry,
+    ) -> Entry:
+        """As `publish`, for a version that was made elsewhere: its artifacts' wrapped keys come
+        with it, and the upload's own key goes. A key of an artifact that the model has already
+        stays as it is. Raises as `publish`, Conflict (`kek_moved`) for a key under the model's
+        floor, Conflict (`artifact_here`) when the vault holds that version or another model has
+        one of its keys, InvalidRequest (`bad_version`) unless `keys` are of the manifest's
+        artifacts."""
+        ...
+
     def published(self, upload: str) -> tuple[VersionRow, Entry]:
         """What an upload became, and the entry. Raises NotFound (`no_version`)."""
         ...

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from modelvault.errors import InvalidRequest
-from modelvault.lease import Link, Upload
+from modelvault.lease import Link
 
 NAME = re.compile(r"objects/[0-9a-f]{32}|keys/[0-9a-f]{32}/[1-9][0-9]{0,15}", re.ASCII)
 
@@ -175,8 +175,8 @@ class Places(Protocol):
         """Reads the objects of a version that may be pulled; `reference` is exact (`name@7`)."""
         ...
 
-    def opened(self, upload: Upload, key_hash: str) -> UploadStore:
-        """Puts the objects of an open upload."""
+    def opened(self, upload: str, key_hash: str | None) -> UploadStore:
+        """Puts the objects of an open upload or import, by its id; an import has no recipient."""
         ...
 
 

@@ -27,7 +27,12 @@ def _explain(to: Steward, who: Caller, body: bodies.ExplainAsk) -> Any:  # noqa:
         subject = Principal(**msgspec.structs.asdict(told))
     action = cast("Action", body.action)  # the broker looks whether it is one
     return to.explain(
-        who, action=action, reference=body.reference, purpose=body.purpose, subject=subject
+        who,
+        action=action,
+        reference=body.reference,
+        purpose=body.purpose,
+        subject=subject,
+        destination=body.destination,
     )
 
 
@@ -39,6 +44,9 @@ def _broker() -> Mapping[str, Callable[[Broker, Caller, str, Any], Any]]:
         "resume": lambda to, who, key, body: to.resume(who, key, body),
         "put_links": lambda to, who, key, body: to.put_links(who, key, body),
         "put_done": lambda to, who, key, body: to.put_done(who, key, body),
+        "open_import": lambda to, who, _key, body: to.open_import(who, body),
+        "commit_import": lambda to, who, key, body: to.commit_import(who, key, body),
+        "hand_over": lambda to, who, _key, body: to.hand_over(who, body),
         "lease": lambda to, who, _key, body: to.lease(who, body),
         "renew": lambda to, who, key, body: to.renew(who, key, body.key_hash),
         "release": lambda to, who, key, _body: to.release(who, key),

@@ -115,6 +115,7 @@ class ExplainAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     reference: str
     purpose: str | None = None
     subject: Subject | None = None
+    destination: str | None = None
 
 
 class EntriesAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from modelvault.access import Principal
+from modelvault.copies import HandedOver, HandOverAsk, ImportAsk, ImportDraft, Importing
 from modelvault.errors import NotFound
 from modelvault.lease import (
     Draft,
@@ -96,6 +97,12 @@ _CALLS = (
           body=bodies.Named, answer=SignedVersion, again=True),
     _call("broker", "pull_links", "POST /pulls/links", "Links to read a version's objects.",
           body=bodies.PullObjectsAsk, answer=Links, again=True),
+    _call("broker", "open_import", "POST /imports", "Begin to take in a version of another vault.",
+          body=ImportAsk, answer=Importing, limit=LARGE),
+    _call("broker", "commit_import", "POST /imports/{id}/commit", "Publish what was taken in.",
+          body=ImportDraft, answer=Published, limit=LARGE, again=True),
+    _call("broker", "hand_over", "POST /handovers", "Hand a version's keys over to another vault.",
+          body=HandOverAsk, answer=HandedOver, again=True),
     _call("broker", "whoami", "GET /whoami", "Whom the vault takes the caller for.",
           answer=Principal, again=True),
     _call("steward", "create", "POST /models", "Create a model.",

@@ -89,17 +89,18 @@ def connect(
     `no_token`), InvalidRequest (`bad_broker`).
     """
     settings = _settings(home, profile, token)
-    return _connected(url, settings, embedded=home is not None)
+    return connected(url, settings, embedded=home is not None)
 
 
 def connect_with(env: Mapping[str, str], url: str | None = None) -> Session:
     """As `connect`, by what `env` holds and not by this process's environment."""
     from modelvault import settings
 
-    return _connected(url, settings.read(env, cpus=os.cpu_count()), embedded=False)
+    return connected(url, settings.read(env, cpus=os.cpu_count()), embedded=False)
 
 
-def _connected(url: str | None, settings: Settings, *, embedded: bool) -> Session:
+def connected(url: str | None, settings: Settings, *, embedded: bool) -> Session:
+    """As `connect`, by these settings; `embedded` where a home was named."""
     from modelvault.wiring import roots
     from modelvault.wiring.home import Home
 

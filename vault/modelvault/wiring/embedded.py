@@ -11,7 +11,7 @@ from modelvault import clock as clocks
 from modelvault.client.pins import read_trust
 from modelvault.errors import IntegrityError
 from modelvault.settings import Settings
-from modelvault.wiring import roots
+from modelvault.wiring import roots, trusted
 from modelvault.wiring.home import Description, Home
 from modelvault.wiring.roots import Ask
 
@@ -37,6 +37,7 @@ class Parts:
     ledger: SqlLedger
     store: FolderStore
     policies: PolicyFolder
+    trusted: dict[str, TrustFile]
     broker: LocalBroker
     close: Callable[[], None]
 
@@ -88,6 +89,7 @@ def open_parts(home: Home, settings: Settings, ask: Ask | None) -> Parts:
         store = FolderStore(home.path)
         opened.callback(store.close)
         policies = PolicyFolder(home.policy)
+        others = trusted.read(home, trust)
         broker = LocalBroker(
             vault=described.vault,
             ledger=ledger,
@@ -101,6 +103,7 @@ def open_parts(home: Home, settings: Settings, ask: Ask | None) -> Parts:
             issuer_keys=StaticIssuers({issuer.iss: ed25519_keys(keyring.public_key("token"))}),
             digest_alg=described.digest_alg,
             segment_length=described.segment_length,
+            trusted=others,
         )
         opened.callback(broker.close)
         close = opened.pop_all().close
@@ -112,6 +115,7 @@ def open_parts(home: Home, settings: Settings, ask: Ask | None) -> Parts:
         ledger=ledger,
         store=store,
         policies=policies,
+        trusted=others,
         broker=broker,
         close=close,
     )

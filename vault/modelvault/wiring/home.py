@@ -88,6 +88,11 @@ class Home(msgspec.Struct, frozen=True):
         return self.path / "trust.json"
 
     @property
+    def trusted(self) -> Path:
+        """Trust files of other vaults, each in a record that this vault has signed."""
+        return self.path / "trusted"
+
+    @property
     def pins(self) -> Path:
         """What this client has seen."""
         return self.path / "pins.json"

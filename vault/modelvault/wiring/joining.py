@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 
 from modelvault import clock as clocks
@@ -13,8 +14,10 @@ from modelvault.client.pins import Pins
 from modelvault.client.session import Session
 from modelvault.errors import AuthenticationError, unframed
 from modelvault.identity import binding, mint
-from modelvault.identity.issuer import local_issuer
+from modelvault.identity.issuer import LOCAL, local_issuer
+from modelvault.record import Entry, TrustFile
 from modelvault.settings import Settings
+from modelvault.wiring import trusted
 from modelvault.wiring.embedded import Parts, open_parts
 from modelvault.wiring.home import Home
 from modelvault.wiring.roots import Ask
@@ -50,8 +53,24 @@ def _joined(home: Home, settings: Settings, parts: Parts) -> Session:
     local = Local(
         mint=minting,
         freeze_policy=lambda: parts.policies.publish(parts.policies.working()),
+        pin=lambda other: _pin(parts, other),
     )
     return Session(context, local, parts.close)
+
+
+def _pin(parts: Parts, other: TrustFile) -> None:
+    """Pinned for later sessions and this one, and told in the audit log."""
+    trusted.pin(parts.home, parts.trust, parts.keyring, other)
+    parts.trusted[other.vault] = other
+    entry = Entry(
+        id=secrets.token_hex(16),
+        at=clocks.to_text(clocks.utc_ms()),
+        actor=f"{LOCAL}:{parts.described.identity.sub}",
+        action="trust",
+        outcome="done",
+        details={"other_vault": other.vault, "serial": other.serial},
+    )
+    parts.ledger.append(entry)
 
 
 def _source(settings: Settings, minting: _Minting) -> TokenSource:

@@ -14,7 +14,7 @@ from modelvault.client.pins import read_trust
 from modelvault.deployment import Deployment
 from modelvault.errors import InvalidRequest, ModelVaultError
 from modelvault.record import TrustFile
-from modelvault.wiring import deciding, hcvault, places
+from modelvault.wiring import deciding, hcvault, places, trusted
 
 if TYPE_CHECKING:
     from modelvault.adapters.ledger_sql import SqlLedger
@@ -144,6 +144,7 @@ def open_parts(told: Deployment) -> Parts:
             rates=Rates(
                 principal=told.limits.principal_per_minute, failures=told.limits.failures_per_minute
             ),
+            trusted=trusted.of(told.copies.trusted, trust.vault),
         )
         opened.callback(made.close)
         close = opened.pop_all().close

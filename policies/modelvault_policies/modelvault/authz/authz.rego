@@ -69,7 +69,11 @@ _well_formed if {
 	_text_or_null(input.context.purpose)
 	input.context.purpose_bound_by in {"caller", "token"}
 	_text_or_null(input.context.ticket)
+	_text_or_null(_destination)
 }
+
+# The other vault that keys would be handed over to.
+_destination := object.get(input.context, "destination", null)
 
 _text_or_null(value) if is_string(value)
 

@@ -11,11 +11,13 @@ _roles := {
 		"limits": {"max_concurrent_leases": 2},
 	},
 	"reader": {"actions": ["show", "list"], "classifications": ["*"], "purposes": []},
+	"sender": {"actions": ["export"], "classifications": ["*"], "purposes": ["send"]},
 	"any": {"actions": ["load", "show"], "classifications": ["*"], "purposes": ["*"]},
 }
 
 _grants := [
 	{"role": "user", "groups": ["corp:users"], "tenants": ["red"], "models": ["team-*"]},
+	{"role": "sender", "groups": ["corp:senders"], "tenants": ["red"], "models": ["team-*"]},
 	{"role": "reader", "subjects": ["ci:*:main"], "tenants": ["*"], "models": ["*"]},
 	{"role": "any", "owner": true, "tenants": ["*"], "models": ["*"]},
 ]
@@ -32,6 +34,7 @@ _classifications := {
 _purposes := {
 	"run": {"actions": ["load", "renew"], "classifications": ["*"], "limits": {"max_ttl_s": 10}},
 	"save": {"actions": ["export"], "classifications": ["open"]},
+	"send": {"actions": ["export"], "classifications": ["*"], "destinations": ["v1"]},
 	"mend": {
 		"actions": ["load"],
 		"classifications": ["*"],

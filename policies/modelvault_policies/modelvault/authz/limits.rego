@@ -9,6 +9,7 @@ denies contains "unknown_classification" if {
 denies contains "key_bound_token_required" if {
 	_gives_keys(input.action.name)
 	_classification.key_bound_token == true
+	_destination == null # else the keys are sealed to that vault's key, whoever shows the token
 	input.subject.bound_by != "key"
 }
 

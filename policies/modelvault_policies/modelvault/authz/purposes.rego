@@ -36,4 +36,18 @@ denies contains "ticket_required" if {
 	input.context.ticket == null
 }
 
+# Keys for another vault take a purpose that says for which: one for keys on a disk is none.
+denies contains "destination_not_for_purpose" if {
+	is_string(_destination)
+	not _destination_covered
+}
+
+denies contains "destination_required" if {
+	input.action.name == "export"
+	_purpose.destinations
+	_destination == null
+}
+
+_destination_covered if _listed(_destination, _purpose.destinations)
+
 _purpose := data.modelvault.purposes[input.context.purpose]

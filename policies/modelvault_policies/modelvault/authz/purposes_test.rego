@@ -35,6 +35,32 @@ test_some_need_a_ticket if {
 	}))
 }
 
+_to(vault, changes) := object.union(
+	_for({"action": {"name": "export"}, "context": {"purpose": "send", "destination": vault}}),
+	changes,
+)
+
+_sender := {"subject": {"groups": ["corp:senders"]}}
+
+test_keys_for_another_vault_take_a_purpose_that_names_it if {
+	_reasons(_to("v1", _sender)) == {"grant:sender"}
+	_reasons(_to("v2", _sender)) == {"destination_not_for_purpose"}
+	_reasons(_to(7, _sender)) == {"malformed_input"}
+}
+
+test_a_purpose_for_disks_is_none_for_vaults if {
+	_reasons(_to("v1", {"context": {"purpose": "save"}})) == {"destination_not_for_purpose"}
+	_reasons(_to(null, _sender)) == {"destination_required"}
+}
+
+test_keys_for_another_vault_need_no_token_bound_to_a_key if {
+	closed := object.union(_sender, {
+		"resource": {"classification": "closed"},
+		"context": {"purpose_bound_by": "token"},
+	})
+	_reasons(_to("v1", closed)) == {"grant:sender"}
+}
+
 test_what_gives_no_keys_needs_no_purpose if {
 	_reasons(_for({"action": {"name": "show"}, "context": {"purpose": null}})) == {"grant:user"}
 }

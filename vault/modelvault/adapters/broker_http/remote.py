@@ -8,6 +8,7 @@ import msgspec
 
 from modelvault.access import Action, Caller, Principal
 from modelvault.adapters.broker_http.connection import Connection
+from modelvault.copies import HandedOver, HandOverAsk, ImportAsk, ImportDraft, Importing
 from modelvault.lease import (
     Draft,
     EntryPage,
@@ -121,6 +122,21 @@ class RemoteBroker:
         signed: SignedVersion = self._ask("pull", caller, body=bodies.Named(reference=reference))
         return signed
 
+    def open_import(self, caller: Caller, ask: ImportAsk) -> Importing:
+        """See ports.broker.Broker."""
+        importing: Importing = self._ask("open_import", caller, body=ask)
+        return importing
+
+    def hand_over(self, caller: Caller, ask: HandOverAsk) -> HandedOver:
+        """See ports.broker.Broker."""
+        handed: HandedOver = self._ask("hand_over", caller, body=ask)
+        return handed
+
+    def commit_import(self, caller: Caller, upload: str, draft: ImportDraft) -> Published:
+        """See ports.broker.Broker."""
+        published: Published = self._ask("commit_import", caller, upload, draft)
+        return published
+
     def whoami(self, caller: Caller) -> Principal:
         """See ports.broker.Broker."""
         principal: Principal = self._ask("whoami", caller)
@@ -176,13 +192,19 @@ class RemoteBroker:
 
     def explain(
         self, caller: Caller, *, action: Action, reference: str, purpose: str | None,
-        subject: Principal | None,
+        subject: Principal | None, destination: str | None = None,
     ) -> Explanation:  # fmt: skip
         """See ports.broker.Steward."""
         about = None
         if subject is not None:
             about = bodies.Subject(**msgspec.structs.asdict(subject))
-        body = bodies.ExplainAsk(action=action, reference=reference, purpose=purpose, subject=about)
+        body = bodies.ExplainAsk(
+            action=action,
+            reference=reference,
+            purpose=purpose,
+            subject=about,
+            destination=destination,
+        )
         explanation: Explanation = self._ask("explain", caller, body=body)
         return explanation
 

@@ -1,4 +1,4 @@
-"""`KeyService` over transit: data keys with a context, and nothing else."""
+"""`KeyService` over transit: data keys with a context, made there or brought by a copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from typing import Any, TypeVar
 from modelvault.adapters.keys_hcvault.connection import Connection, Refused, unavailable
 from modelvault.crypto.derive import KEY_BYTES
 from modelvault.crypto.secret import Secret
-from modelvault.errors import Conflict, IntegrityError, ModelVaultError, NotFound
+from modelvault.errors import (
+    Conflict,
+    IntegrityError,
+    InvalidRequest,
+    ModelVaultError,
+    NotFound,
+)
 from modelvault.ports.keys import WrappedKey
 
 T = TypeVar("T")
@@ -34,7 +40,7 @@ _BAD = (
 
 
 class HcvaultKeys:
-    """The broker's identity: it may ask for data keys and have them unwrapped. Thread-safe."""
+    """The broker's identity: it may have data keys made, wrapped and unwrapped. Thread-safe."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -55,6 +61,25 @@ class HcvaultKeys:
         )
         data = data_of(answer)
         return secret_of(data.get("plaintext")), wrapped_of(data.get("ciphertext"))
+
+    def wrap(self, key: str, dek: Secret, context: bytes) -> WrappedKey:
+        """A DEK that another vault made, under the KEK's newest version. On its way to hvac it is
+        text, which can't be wiped, as in `unwrap`."""
+        if len(dek) != KEY_BYTES:
+            raise InvalidRequest("bad_dek", f"a DEK is {KEY_BYTES} bytes", "ask who sent it")
+        name = checked(key)
+        answer = asked(
+            key,
+            lambda: self._connection.call(
+                lambda client: client.secrets.transit.encrypt_data(
+                    name=name,
+                    plaintext=base64.b64encode(dek.reveal()).decode("ascii"),
+                    context=encoded(context),
+                    mount_point=self._connection.mount,
+                )
+            ),
+        )
+        return wrapped_of(data_of(answer).get("ciphertext"))
 
     def unwrap(self, key: str, wrapped: WrappedKey, context: bytes) -> Secret:
         """The DEK. hvac hands it over as text, which can't be wiped: it lives for a moment in

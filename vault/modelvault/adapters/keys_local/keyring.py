@@ -102,6 +102,12 @@ class LocalKeyring:
         dek = Secret.random(KEY_BYTES)
         return dek, wrapping.wrap(self._seals, key, kek, dek, context)
 
+    def wrap(self, key: str, dek: Secret, context: bytes) -> WrappedKey:
+        """See `KeyService`. InvalidRequest (`bad_context`) unless `context` is 32 bytes."""
+        if len(dek) != KEY_BYTES:
+            raise InvalidRequest("bad_dek", f"a DEK is {KEY_BYTES} bytes", "ask who sent it")
+        return wrapping.wrap(self._seals, key, _kek(self._current(), key), dek, context)
+
     def unwrap(self, key: str, wrapped: WrappedKey, context: bytes) -> Secret:
         """See `KeyService`."""
         return wrapping.unwrap(self._seals, key, _kek(self._current(), key), wrapped, context)

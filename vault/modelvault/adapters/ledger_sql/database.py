@@ -133,7 +133,7 @@ class Database:
             raise Unavailable(
                 "ledger_too_old",
                 f"the ledger has schema version {version}; this program needs {self.knows}",
-                "make a copy of it, then run `modelvault migrate`",
+                "make a copy of it, then run `modelvault migrate schema`",
             )
         if least_program > self.knows:
             raise Unavailable(

@@ -6,6 +6,7 @@ from typing import Self
 
 from modelvault.adapters.ledger_sql import database
 from modelvault.adapters.ledger_sql.bundles import Bundles
+from modelvault.adapters.ledger_sql.imports import Imports
 from modelvault.adapters.ledger_sql.keys import Keys
 from modelvault.adapters.ledger_sql.leases import Leases
 from modelvault.adapters.ledger_sql.log import Log
@@ -19,7 +20,9 @@ from modelvault.clock import Clock
 DEADLINE_S = 5.0
 
 
-class SqlLedger(Standings, Models, Uploads, Versions, Keys, Leases, Revocations, Bundles, Log):
+class SqlLedger(
+    Standings, Models, Uploads, Versions, Imports, Keys, Leases, Revocations, Bundles, Log
+):
     """A ledger in an SQLite file (`sqlite:////path/ledger.db`) or in PostgreSQL
     (`postgresql+psycopg://user@host/database`).
 

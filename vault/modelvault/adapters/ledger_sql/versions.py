@@ -45,31 +45,13 @@ class Versions(Room):
     ) -> Entry:
         """Raises Conflict (`head_moved`, `upload_closed`), NotFound (`no_upload`, `no_model`)."""
         manifest = Manifest.from_bytes(row.manifest.payload)
-        _check_manifest(row, manifest, expected_head)
+        check_manifest(row, manifest, expected_head)
         values = rows.version_values(row)
         with self._database.write() as write:
-            _check_upload(write, upload, row)
-            model = standing_model(write, row.tenant, row.model)
-            if (model.head_manifest, model.head_version + 1) != (expected_head, row.version):
-                raise Conflict(
-                    "head_moved",
-                    f"{row.tenant}/{row.model} has version {model.head_version} by now",
-                    "compose the manifest again on the new head",
-                )
-            write.run(insert(versions).values(values))
-            write.run(insert(version_objects), _objects(manifest))
-            write.run(
-                update(models)
-                .where(of_model(models, row.tenant, row.model))
-                .values(head_version=row.version, head_manifest=row.digest)
-            )
-            written = write.append(entry)
-            write.run(
-                update(uploads)
-                .where(uploads.c.id == upload)
-                .values(state="published", version=row.version, entry_seq=written.seq)
-            )
-        return written
+            sent = open_upload(write, upload, row)
+            if sent.artifact != row.artifact:
+                raise no_upload(upload)
+            return raise_head(write, upload, row, manifest, values, expected_head, entry)
 
     def published(self, upload: str) -> tuple[VersionRow, Entry]:
         """Raises NotFound (`no_version`)."""
@@ -157,7 +139,7 @@ def _is(tenant: str, model: str, version: int) -> ColumnElement[bool]:
     return of_model(versions, tenant, model) & (versions.c.version == version)
 
 
-def _check_manifest(row: VersionRow, manifest: Manifest, expected_head: str | None) -> None:
+def check_manifest(row: VersionRow, manifest: Manifest, expected_head: str | None) -> None:
     """The row tells what the signed manifest says, or isn't written."""
     signed = (
         manifest.tenant, manifest.model, manifest.version, manifest.artifact,
@@ -171,15 +153,50 @@ def _check_manifest(row: VersionRow, manifest: Manifest, expected_head: str | No
         raise InvalidRequest("bad_version", "the version's row and its manifest differ")
 
 
-def _check_upload(write: Write, upload: str, row: VersionRow) -> None:
+def open_upload(write: Write, upload: str, row: VersionRow) -> AnyRow:
+    """The open upload of the version's creator and model."""
     sent = write.one(select(uploads).where(uploads.c.id == upload))
-    owned = (row.tenant, row.model, row.artifact, row.created_by)
-    if sent is None or (sent.tenant, sent.model, sent.artifact, sent.subject) != owned:
+    owned = (row.tenant, row.model, row.created_by)
+    if sent is None or (sent.tenant, sent.model, sent.subject) != owned:
         raise no_upload(upload)
     if sent.state != "open":
         raise upload_closed(upload, sent.state)
     if sent.expires_at <= write.now:
         raise upload_closed(upload, "expired")
+    return sent
+
+
+def raise_head(
+    write: Write,
+    upload: str,
+    row: VersionRow,
+    manifest: Manifest,
+    values: dict[str, Any],
+    expected_head: str | None,
+    entry: Entry,
+) -> Entry:
+    """The version becomes its model's head, and its upload published."""
+    model = standing_model(write, row.tenant, row.model)
+    if (model.head_manifest, model.head_version + 1) != (expected_head, row.version):
+        raise Conflict(
+            "head_moved",
+            f"{row.tenant}/{row.model} has version {model.head_version} by now",
+            "compose the manifest again on the new head",
+        )
+    write.run(insert(versions).values(values))
+    write.run(insert(version_objects), _objects(manifest))
+    write.run(
+        update(models)
+        .where(of_model(models, row.tenant, row.model))
+        .values(head_version=row.version, head_manifest=row.digest)
+    )
+    written = write.append(entry)
+    write.run(
+        update(uploads)
+        .where(uploads.c.id == upload)
+        .values(state="published", version=row.version, entry_seq=written.seq)
+    )
+    return written
 
 
 def _objects(manifest: Manifest) -> list[dict[str, Any]]:

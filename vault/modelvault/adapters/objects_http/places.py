@@ -10,7 +10,6 @@ from modelvault.adapters.objects_http.reader import HttpReader
 from modelvault.adapters.objects_http.transport import Transport
 from modelvault.adapters.objects_http.writer import HttpUploads
 from modelvault.clock import Clock
-from modelvault.lease import Upload
 from modelvault.ports.broker import Broker
 
 # The caller of a request that names a recipient key by its hash, or none.
@@ -43,13 +42,13 @@ class HttpPlaces:
             lambda names: self._broker.pull_links(self._caller(None), reference, names), objects
         )
 
-    def opened(self, upload: Upload, key_hash: str) -> HttpUploads:
+    def opened(self, upload: str, key_hash: str | None) -> HttpUploads:
         """See `ports.objects.Places`."""
         return HttpUploads(
-            upload.id,
+            upload,
             self._transport,
-            lambda ask: self._broker.put_links(self._caller(key_hash), upload.id, ask),
-            lambda ask: self._broker.put_done(self._caller(key_hash), upload.id, ask),
+            lambda ask: self._broker.put_links(self._caller(key_hash), upload, ask),
+            lambda ask: self._broker.put_done(self._caller(key_hash), upload, ask),
             self._clock,
             self._threads,
         )

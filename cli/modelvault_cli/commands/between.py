@@ -1,0 +1,108 @@
+"""`copy`: a version into another vault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from modelvault_cli.commands import arguments, plan
+from modelvault_cli.frame import Globals, command, pass_globals
+
+if TYPE_CHECKING:
+    from modelvault.client.copied import Copied
+    from modelvault_cli.documents import CopyMade
+
+_purpose = click.option(
+    "--purpose", "-p", default="copy", show_default=True, metavar="NAME", help="What for."
+)
+
+
+@command(
+    "copy",
+    "modelvault copy minilm:prod minilm:prod --to-profile eu",
+    "modelvault copy minilm@7 team/minilm --to-broker https://vault.eu.example",
+    "modelvault copy minilm minilm --to-profile eu --dry-run",
+)
+@arguments.reference
+@click.argument("target", metavar="TARGET")
+@arguments.other_vault
+@_purpose
+@arguments.ticket
+@arguments.dry_run
+@pass_globals
+def copy(
+    options: Globals,
+    reference: str,
+    target: str,
+    to_home: Path | None,
+    to_broker: str | None,
+    to_profile: str | None,
+    purpose: str,
+    ticket: str | None,
+    dry_run: bool,
+) -> None:
+    """Copy a version into the model TARGET of another vault, as its next version.
+
+    The ciphertext stays as it is, and keys go from broker to broker: nothing that passes through
+    here can be read. Each vault's admin must have pinned the other's trust file. The policy is
+    asked for an export to that vault here, and for a push there. A tag in TARGET is moved to the
+    copy. Run again, it finds the copy that stands, and goes on with one that was cut off.
+
+    The other vault's settings come from the profile, or from MODELVAULT_TO_BROKER,
+    MODELVAULT_TO_TRUST, MODELVAULT_TO_TOKEN_FILE and so on.
+    """
+    from modelvault.clock import boot_ms
+    from modelvault.reference import Reference
+    from modelvault.wiring import other as others
+    from modelvault_cli.output import emit, progress
+
+    with (
+        options.session() as session,
+        others.connect(home=to_home, url=to_broker, profile=to_profile) as other,
+    ):
+        if dry_run:
+            vault = other.trust.vault
+            reasons = plan.allowed(session, "export", reference, purpose, vault)
+            reasons += plan.allowed(other, "push", Reference.parse(target).name)
+            effect = f"copy it to {target} of vault {vault}"
+            plan.tell(options, "copy", reference, effect, reasons)
+            return
+        start = boot_ms()
+        with progress(f"copying {reference}") as advance:
+            made = session.copy(
+                reference, other, target, purpose=purpose, ticket=ticket, progress=advance
+            )
+        document = copy_document(made, boot_ms() - start)
+    emit(options, document, [_line(document)])
+
+
+def copy_document(made: Copied, elapsed_ms: int) -> CopyMade:
+    """What a copy or an import made."""
+    from modelvault.reference import Reference
+    from modelvault_cli.documents import CopyMade
+
+    return CopyMade(
+        model=Reference(made.tenant, made.model).name,
+        version=made.version,
+        tag=made.tag,
+        manifest=made.manifest,
+        new=made.new,
+        source=made.source,
+        files=made.files,
+        size=made.size,
+        elapsed_ms=elapsed_ms,
+    )
+
+
+def _line(document: CopyMade) -> str:
+    from modelvault.reference import Reference
+    from modelvault_cli.output import seconds, size
+
+    source = document.source
+    name = f"{Reference(source.tenant, source.model).name}@{source.version}"
+    what = f"{document.model}@{document.version}"
+    if not document.new:
+        return f"{what} is the copy of {name} already"
+    return f"copied {name} to {what}: {size(document.size)} in {seconds(document.elapsed_ms)}"

@@ -1,0 +1,156 @@
+"""`copy`, `migrate vault` and `trust`, between two homes in this process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modelvault import wiring
+from modelvault.client.pins import read_trust
+from support.command import Told, call, model_folder
+from support.homes import isolated
+
+
+@pytest.fixture
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Two homes; the first has a model `m` of two versions."""
+    isolated(tmp_path, monkeypatch)
+    made = tmp_path / "one", tmp_path / "other"
+    for home in made:
+        wiring.init(home, user="me")
+    plain = model_folder(tmp_path / "plain")
+    with wiring.connect(home=made[0]) as vault:
+        vault.create("m", classification="restricted")
+        vault.push(plain, "m", labels={"team": "search"})
+        vault.push(plain, "m:prod")
+    return made
+
+
+@pytest.fixture
+def run(homes: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    """A command at the first home, or at the second."""
+
+    def at(place: int, *line: object) -> Told:
+        return call(capsys, "--home", homes[place], *line)
+
+    return at
+
+
+@pytest.fixture
+def friends(run, tmp_path: Path) -> None:
+    for place in (0, 1):
+        assert run(place, "trust", "export", tmp_path / f"{place}.json").code == 0
+    for place in (0, 1):
+        assert run(place, "trust", "pin", tmp_path / f"{1 - place}.json").code == 0
+
+
+class TestTrust:
+    def test_export_and_pin(self, run, homes: tuple[Path, Path], tmp_path: Path) -> None:
+        file = tmp_path / "other.json"
+        told = run(1, "trust", "export", file, "--json").document("trust export")
+        assert told.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert told.vault == read_trust(homes[1] / "trust.json").vault
+        assert [key.purpose for key in told.keys] == ["manifest", "record", "log", "bundle"]
+        assert run(1, "trust", "export", file, "--json").error.code == "file_exists"
+        assert run(0, "trust", "pin", file, "--dry-run").code == 0
+        assert not (homes[0] / "trusted").exists()
+        assert run(0, "trust", "pin", file, "--json").document("trust pin").vault == told.vault
+        entry = run(0, "audit", "--json").document("audit").entries[-1]
+        assert (entry.action, entry.details["other_vault"]) == ("trust", told.vault)
+        with wiring.connect(home=homes[0]) as vault:
+            assert vault.trust.vault != told.vault
+
+    def test_what_isnt_pinned(self, run, homes: tuple[Path, Path], tmp_path: Path) -> None:
+        own = tmp_path / "own.json"
+        run(0, "trust", "export", own)
+        assert run(0, "trust", "pin", own, "--json").error.code == "same_vault"
+        assert run(0, "trust", "pin", tmp_path / "no.json", "--json").error.code == "no_trust_file"
+
+    def test_a_pin_that_somebody_put_there(
+        self, run, friends, homes: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        """Whoever writes to the home but can't open its keyring makes no vault trusted."""
+        (pinned,) = (homes[0] / "trusted").iterdir()
+        (theirs,) = (homes[1] / "trusted").iterdir()
+        for content in (theirs.read_bytes(), pinned.read_bytes().replace(b"a", b"b"), b"{}"):
+            pinned.write_bytes(content)
+            assert run(0, "list", "--json").error.code == "trusted_altered"
+
+    def test_no_older_one(self, run, friends, tmp_path: Path) -> None:
+        from msgspec.structs import replace
+
+        newer = replace(read_trust(tmp_path / "1.json"), serial=2)
+        (tmp_path / "newer.json").write_bytes(newer.to_bytes())
+        assert run(0, "trust", "pin", tmp_path / "newer.json").code == 0
+        told = run(0, "trust", "pin", tmp_path / "1.json", "--json")
+        assert told.error.code == "older_trust_file"
+
+
+class TestCopy:
+    def test_the_whole_way(self, run, friends, homes: tuple[Path, Path]) -> None:
+        other = ("--to-home", homes[1])
+        assert run(0, "copy", "m:prod", "n", *other, "--json").error.code == "no_model"
+        run(1, "create", "n")
+        planned = run(0, "copy", "m:prod", "n:live", *other, "--dry-run", "--json")
+        assert "grant:admin" in planned.out
+        told = run(0, "copy", "m:prod", "n:live", *other, "--json").document("copy")
+        assert (told.model, told.version, told.tag, told.new) == ("n", 1, "live", True)
+        assert (told.source.model, told.source.version) == ("m", 2)
+        assert run(0, "copy", "m:prod", "n:live", *other).out.startswith("n@1 is the copy of m@2")
+        shown = run(1, "show", "n:live")
+        assert f"m@2 of vault {told.source.vault}" in shown.out
+        with (
+            wiring.connect(home=homes[1]) as vault,
+            vault.load("n:live", purpose="inference") as model,
+        ):
+            assert bytes(model.read_bytes("config.json")) == b'{"hidden": 256}'
+
+    def test_nobody_is_trusted_at_first(self, run, homes: tuple[Path, Path]) -> None:
+        run(1, "create", "n")
+        told = run(0, "copy", "m", "n", "--to-home", homes[1], "--json")
+        assert (told.error.code, told.code) == ("untrusted_vault", 3)
+        assert "trust pin" in told.error.hint
+
+    def test_the_other_vault_must_be_named(self, run, monkeypatch) -> None:
+        assert run(0, "copy", "m", "n", "--json").error.code == "no_other_vault"
+        monkeypatch.setenv("MODELVAULT_TO_HOME", "/nonexistent/vault")
+        assert run(0, "copy", "m", "n", "--json").error.code == "no_home"
+
+
+class TestMigrate:
+    def test_everything_and_again(self, run, friends, homes: tuple[Path, Path]) -> None:
+        plain = homes[0].parent / "plain"
+        with wiring.connect(home=homes[0]) as vault:
+            vault.push(plain, "m")
+            vault.delete("m@1")
+            vault.tag("m@3", "next")
+            vault.create("red/x", classification="public")
+            vault.push(plain / "config.json", "red/x")
+        other = ("--to-home", homes[1])
+        planned = run(0, "migrate", "vault", *other, "--dry-run")
+        assert "3 versions of 2 models" in planned.out
+        assert run(1, "list").out.splitlines()[1:] == []
+        told = run(0, "migrate", "vault", *other, "--json").document("migrate vault")
+        m, x = told.models
+        assert (m.made, m.tags, m.tags_kept) == (True, ("next", "prod"), ())
+        assert [(v.version, v.became, v.new) for v in m.versions] == [(2, 1, True), (3, 2, True)]
+        assert (x.tenant, x.model, len(x.versions)) == ("red", "x", 1)
+        with wiring.connect(home=homes[1]) as vault:
+            assert vault.show("m").summary.classification == "restricted"
+            assert vault.show("m:next").summary.latest == 2
+            vault.tag("m@1", "next")  # somebody moves it there
+        again = run(0, "migrate", "vault", *other, "--json").document("migrate vault")
+        assert not any(version.new for model in again.models for version in model.versions)
+        assert (again.size, again.models[0].tags_kept) == (0, ("next", "prod"))
+        with wiring.connect(home=homes[1]) as vault:
+            tags = {tag.tag: tag.version for tag in vault.show("m").summary.tags}
+        assert tags == {"next": 1, "prod": 1}
+        assert "  @3 is @2 there" in run(0, "migrate", "vault", *other).out
+
+    def test_whose_the_models_are(self, run, friends, homes: tuple[Path, Path]) -> None:
+        run(0, "migrate", "vault", "--to-home", homes[1], "--owner", "idp:ml-team")
+        with wiring.connect(home=homes[1]) as vault:
+            assert vault.show("m").summary.owner == "idp:ml-team"

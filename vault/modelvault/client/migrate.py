@@ -1,0 +1,181 @@
+"""All of one vault into another: models, versions and tags, by one copy after the other.
+
+What stands there already is left as it is, so it can be run again, and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from modelvault.artifact import trust as trusting
+from modelvault.client.context import Context
+from modelvault.client.copy import PURPOSE, copy
+from modelvault.client.progress import Progress
+from modelvault.client.tag import move_tag
+from modelvault.errors import NotFound
+from modelvault.lease import ModelDetail, ModelSummary
+from modelvault.reference import Reference
+
+_PAGE = 500
+
+
+class VersionMoved(msgspec.Struct, frozen=True, kw_only=True):
+    """A version's number in both vaults; `new` is false where its copy stood there before."""
+
+    version: int
+    became: int
+    new: bool
+
+
+class ModelMoved(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as it is in the receiving vault.
+
+    `made` where it wasn't there; the tags that were set, and those that were there and were left as
+    they are. `size` is that of the versions that are new, in plaintext bytes.
+    """
+
+    tenant: str
+    model: str
+    made: bool
+    versions: tuple[VersionMoved, ...]
+    tags: tuple[str, ...]
+    tags_kept: tuple[str, ...]
+    size: int
+
+
+Told = Callable[[ModelMoved], None]
+
+
+def tenants(context: Context) -> tuple[str, ...]:
+    """The tenants that models were ever made in, by the audit log."""
+    found: set[str] = set()
+    after: int | None = 0
+    while after is not None:
+        page = context.steward.entries(context.credentials.caller(), after=after, limit=_PAGE)
+        found.update(each.tenant for each in page.entries if each.tenant is not None)
+        after = page.next
+    return tuple(sorted(found))
+
+
+def models(context: Context, tenant: str) -> Iterator[ModelSummary]:
+    """All models of a tenant that the caller may show."""
+    after = ""
+    while True:
+        caller = context.credentials.caller()
+        page = context.broker.list(caller, tenant=tenant, limit=_PAGE, after=after)
+        yield from page
+        if len(page) < _PAGE:
+            return
+        after = page[-1].model
+
+
+def migrate(
+    giver: Context,
+    receiver: Context,
+    *,
+    owner: str | None,
+    purpose: str = PURPOSE,
+    ticket: str | None = None,
+    progress: Progress | None = None,
+    told: Told = lambda _model: None,
+) -> tuple[ModelMoved, ...]:
+    """Copy everything that stands.
+
+    A model that isn't there yet is made, with its classification and the owner `owner` (the caller,
+    without one): the giver's owners mean nothing to the receiver.
+
+    Versions come in their order and get the receiver's next numbers: where one was deleted, the
+    numbers differ from here on. `progress` hears of one version after the other, `told` of each
+    model that is done. Raises what `copy` and `create` raise; what was done stays.
+    """
+    moved = []
+    for tenant in tenants(giver):
+        for model in models(giver, tenant):
+            done = _Model(giver, receiver, model, owner, purpose, ticket, progress).move()
+            moved.append(done)
+            told(done)
+    return tuple(moved)
+
+
+class _Model:
+    """One model on its way."""
+
+    def __init__(
+        self,
+        giver: Context,
+        receiver: Context,
+        model: ModelSummary,
+        owner: str | None,
+        purpose: str,
+        ticket: str | None,
+        progress: Progress | None,
+    ) -> None:
+        self._giver = giver
+        self._receiver = receiver
+        self._model = model
+        self._owner = owner
+        self._purpose = purpose
+        self._ticket = ticket
+        self._progress = progress
+        self._name = Reference(model.tenant, model.model)
+
+    def move(self) -> ModelMoved:
+        made, tags_there = self._make()
+        versions, size = self._versions()
+        became = {each.version: each.became for each in versions}
+        tags = {tag.tag: became[tag.version] for tag in self._model.tags if tag.version in became}
+        new = {tag: version for tag, version in tags.items() if tag not in tags_there}
+        for tag, version in new.items():
+            move_tag(self._receiver, msgspec.structs.replace(self._name, version=version), tag)
+        return ModelMoved(
+            tenant=self._model.tenant,
+            model=self._model.model,
+            made=made,
+            versions=tuple(versions),
+            tags=tuple(sorted(new)),
+            tags_kept=tuple(sorted(tags.keys() - new.keys())),
+            size=size,
+        )
+
+    def _make(self) -> tuple[bool, frozenset[str]]:
+        """(whether the model was made now, the tags that it has there)."""
+        receiver = self._receiver
+        try:
+            there = receiver.broker.show(receiver.credentials.caller(), str(self._name))
+        except NotFound:
+            receiver.steward.create(
+                receiver.credentials.caller(),
+                str(self._name),
+                owner=self._owner,
+                classification=self._model.classification,
+            )
+            return True, frozenset()
+        return False, frozenset(tag.tag for tag in there.summary.tags)
+
+    def _versions(self) -> tuple[list[VersionMoved], int]:
+        moved, size = [], 0
+        for version in sorted(each.version for each in _detail(self._giver, self._name).versions):
+            source = msgspec.structs.replace(self._name, version=version)
+            copied = copy(
+                self._giver,
+                self._receiver,
+                source,
+                self._name,
+                purpose=self._purpose,
+                ticket=self._ticket,
+                progress=self._progress,
+            )
+            moved.append(VersionMoved(version=version, became=copied.version, new=copied.new))
+            size += copied.size if copied.new else 0
+        return moved, size
+
+
+def _detail(context: Context, name: Reference) -> ModelDetail:
+    """A model with its versions; the documents that come along are verified."""
+    seen = context.pins.seen()
+    detail = context.broker.show(context.credentials.caller(), str(name))
+    if detail.signed is not None:
+        context.pins.remember(trusting.verify(detail.signed, name, context.trust, seen).seen)
+    return detail
