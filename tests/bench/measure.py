@@ -22,7 +22,19 @@ def interleaved(
     prepare: Callable[[], object] = nothing,
     tidy: Callable[[], object] = nothing,
 ) -> dict[str, float]:
-    """Median seconds of each case; one warm-up, then all of them in turn, `rounds` times.
+    """Median seconds of each case; see `samples`."""
+    seconds = samples(cases, rounds, prepare=prepare, tidy=tidy)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def samples(
+    cases: dict[str, Case],
+    rounds: int,
+    *,
+    prepare: Callable[[], object] = nothing,
+    tidy: Callable[[], object] = nothing,
+) -> dict[str, list[float]]:
+    """Seconds of each case; one warm-up, then all of them in turn, `rounds` times.
 
     `prepare` runs before and `tidy` after each, untimed.
     """
@@ -34,7 +46,12 @@ def interleaved(
             case()
             seconds[name].append(time.perf_counter() - start)
             tidy()
-    return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
+    return {name: taken[1:] for name, taken in seconds.items()}
+
+
+def centile(seconds: list[float], at: float) -> float:
+    """The value that a share of `at` doesn't exceed."""
+    return sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * at))]
 
 
 def back_memory(size: int) -> None:
@@ -62,7 +79,24 @@ def report(
     goal: float,
 ) -> None:
     """Print one line; ratio = ours / other, lower is better, and `goal` is the ratio's limit."""
-    ratio = ours / other
+    _line(bench, case, ours, other, other_name, unit, ours / other, goal)
+
+
+def rate(bench: str, case: str, *, ours: float, other: float, other_name: str, goal: float) -> None:
+    """As `report`, of how often something happens in a second: ratio = other / ours."""
+    _line(bench, case, ours, other, other_name, "1/s", other / ours, goal)
+
+
+def _line(
+    bench: str,
+    case: str,
+    ours: float,
+    other: float,
+    other_name: str,
+    unit: str,
+    ratio: float,
+    goal: float,
+) -> None:
     line = {
         "bench": bench,
         "case": case,

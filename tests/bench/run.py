@@ -15,9 +15,12 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parents[1]))  # support: the servers
 
+from catalogue import catalogue_cases
 from load import load_case, push_case
 from memory import memory_cases
+from served import lease_cases, s3_cases
 from small import command_case, lease_case, one_tensor_case
 from weights import GIB
 
@@ -36,6 +39,9 @@ def main() -> None:
         push_case(work / "push", GIB)
         one_tensor_case(work / "one")
         memory_cases(work / "memory")
+        lease_cases(work / "leases")
+        s3_cases(work / "s3")
+        catalogue_cases(work / "catalogue")
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

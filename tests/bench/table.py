@@ -9,7 +9,9 @@ import sys
 def shown(value: float, unit: str) -> str:
     if unit == "bytes":
         return f"{value / (1 << 20):,.0f} MiB"
-    return f"{value * 1000:,.0f} ms"
+    if unit == "1/s":
+        return f"{value:,.0f} /s"
+    return f"{value * 1000:,.1f} ms" if value < 0.01 else f"{value * 1000:,.0f} ms"
 
 
 def main() -> None:

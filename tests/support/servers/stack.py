@@ -39,7 +39,7 @@ segment_length = {segment}
 [serve]
 port = {port}
 threads = 16
-log_level = "debug"
+log_level = "{log_level}"
 tls = {{certificate = "tls/server.pem", key = "tls/server.key"}}
 
 [keys]
@@ -84,9 +84,11 @@ class Stack:
         patience: float = 5.0,
         proxied: bool = False,
         durable: bool = False,
+        log_level: str = "debug",
         say: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self._closing = ExitStack()
+        self._log_level = log_level
         self.folder = Path(tempfile.mkdtemp(prefix="modelvault-stack-"))
         try:
             self._start(brokers, segment, say, patience, proxied, durable)
@@ -212,6 +214,7 @@ class Stack:
         path = self.folder / f"broker-{number}.toml"
         text = TEMPLATE.format(
             segment=segment,
+            log_level=self._log_level,
             port=port,
             patience=self._patience,
             hcvault=f"http://127.0.0.1:{self._way('keys', port_of(self.hcvault.address))}",

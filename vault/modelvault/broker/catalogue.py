@@ -42,7 +42,8 @@ class Catalogue:
             raise InvalidRequest("bad_filter", f"a filter has at most {_MAX_FILTER} characters")
         self._gate.authorise(who, "list", whole_vault(tenant))
         found: list[ModelSummary] = []
-        for row in self._rows(tenant, after):
+        size = min(limit, _PAGE) if not filter else _PAGE
+        for row in self._rows(tenant, after, size):
             if filter and not fnmatchcase(row.model, filter):
                 continue
             model = self._gate.records.known(row)
@@ -74,11 +75,11 @@ class Catalogue:
         self._ledger.append(entry(asked, "allowed"))
         return version.signed
 
-    def _rows(self, tenant: str, after: str) -> Iterator[ModelRow]:
+    def _rows(self, tenant: str, after: str, size: int) -> Iterator[ModelRow]:
         while True:
-            page = self._ledger.models(tenant, after=after, limit=_PAGE)
+            page = self._ledger.models(tenant, after=after, limit=size)
             yield from page
-            if len(page) < _PAGE:
+            if len(page) < size:
                 return
             after = page[-1].model
 
