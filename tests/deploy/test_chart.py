@@ -49,9 +49,11 @@ ALL: dict[str, Any] = {
 CASES = {"least": {"job": {"enabled": True}}, "all": ALL}
 
 
-@pytest.fixture(params=CASES)
-def rendered(request: pytest.FixtureRequest, tmp_path: Path) -> list[dict]:
-    return documents(tmp_path, **CASES[request.param])
+@pytest.fixture(params=CASES, scope="module")
+def rendered(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict]:
+    return documents(tmp_path_factory.mktemp("values"), **CASES[request.param])
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from modelvault import wiring
-from modelvault.errors import NotFound
+from modelvault.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
     from modelvault.client.session import Session
@@ -48,13 +48,24 @@ def world(*, keep: bool) -> Iterator[World]:
     # The demo shows what it makes, not what the caller's environment is set to.
     for name in [name for name in os.environ if name.startswith("MODELVAULT_")]:
         del os.environ[name]
-    folder = Path(tempfile.mkdtemp(prefix="modelvault-demo-"))
+    folder = _folder()
     os.environ["XDG_CONFIG_HOME"] = str(folder / "config")  # the root key's file goes there
     try:
         yield World(folder, model)
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="modelvault-demo-"))
+    except OSError as error:
+        raise Unavailable(
+            "cant_write",
+            f"there is no folder for temporary files: {os.strerror(error.errno or 0)}",
+            "name one that can be written to with TMPDIR; the demo needs 300 MB there",
+        ) from None
 
 
 def model_folder() -> Path:

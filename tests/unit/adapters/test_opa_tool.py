@@ -108,3 +108,14 @@ def test_a_server_that_doesnt_come_up_is_reported(tmp_path, monkeypatch):
         OpaServer(script(tmp_path, "exec /bin/sleep 5"), shipped.bundle()),
     ):
         pass
+
+
+def test_a_machine_that_is_read_only_is_told(monkeypatch):
+    def read_only(*_args, **_kw):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(opa_tool.tempfile, "TemporaryDirectory", read_only)
+    with pytest.raises(Unavailable) as caught:
+        OpaTool(opa()).review(SOURCES, list(files.modules()))
+    assert caught.value.code == "cant_write"
+    assert "TMPDIR" in caught.value.hint

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,37 @@ def test_systems_without_memory_files(monkeypatch: pytest.MonkeyPatch) -> None:
         model.path()
     assert caught.value.code == "no_ram_folder"
     assert "tensors()" in caught.value.hint
+
+
+def test_links_lie_in_shared_memory_where_nothing_else_can_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = only_in(monkeypatch, "/dev/shm")
+    with Version(FILES).model() as model:
+        assert model.path().parent == Path("/dev/shm")
+    assert made == [None, "/dev/shm"]
+
+
+def test_a_machine_that_is_read_only_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_in(monkeypatch, "nowhere")
+    with Version(FILES).model() as model, pytest.raises(Unavailable) as caught:
+        model.path()
+    assert caught.value.code == "no_ram_folder"
+    assert "TMPDIR" in caught.value.hint
+
+
+def only_in(monkeypatch: pytest.MonkeyPatch, place: str) -> list[str | None]:
+    """Temporary folders can be made in `place` alone; the list fills with where it was tried."""
+    make, tried = tempfile.mkdtemp, []
+
+    def mkdtemp(*, prefix: str, dir: str | None = None) -> str:
+        tried.append(dir)
+        if dir != place:
+            raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+        return make(prefix=prefix, dir=dir)
+
+    monkeypatch.setattr(ramdir.tempfile, "mkdtemp", mkdtemp)
+    return tried
 
 
 def fail_with(number: int):

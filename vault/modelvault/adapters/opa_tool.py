@@ -117,7 +117,7 @@ class OpaServer:
             sources = dict(self._bundle.modules)
             sources["modelvault/data.json"] = json.dumps(self._bundle.data)
             root = stack.enter_context(_folder(sources))
-            self._socket = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "opa"
+            self._socket = stack.enter_context(_scratch()) / "opa"
             stack.enter_context(self._serving(root))
             self._wait()
             self._stack = stack.pop_all()
@@ -185,9 +185,23 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 @contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary folder. Raises Unavailable where nothing can be written to."""
+    try:
+        made = tempfile.TemporaryDirectory()
+    except OSError:
+        raise Unavailable(
+            "cant_write",
+            "there is no folder for temporary files, which `opa` reads the policies from",
+            "name one that can be written to with TMPDIR",
+        ) from None
+    with made as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
 def _folder(sources: Mapping[str, str]) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
+    with _scratch() as root:
         for path, text in ({".manifest": '{"roots": ["modelvault"]}'} | dict(sources)).items():
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_text(text, encoding="utf-8")

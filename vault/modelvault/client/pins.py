@@ -52,7 +52,9 @@ def read_trust(path: Path, vault: str | None = None) -> TrustFile:
         raise NotFound(
             "no_trust_file",
             f"can't read the trust file {path}: {os.strerror(error.errno or 0)}",
-            "get it from the vault's admin (`modelvault trust export`)",
+            "let this process's user read it: it holds no secrets"
+            if isinstance(error, PermissionError)
+            else "get it from the vault's admin (`modelvault trust export`)",
         ) from None
     trust = canonical.decode(data, TrustFile, limit=MAX_TRUST, what=f"trust file {path}")
     if vault is not None and trust.vault != vault:
@@ -95,6 +97,7 @@ class Pins:
         self._vault = vault
         self._lock = threading.Lock()
         self._own = Seen(tags={}, models={}, versions={})
+        self._told = False
 
     def seen(self) -> Seen:
         """What was seen up to now, by any process.
@@ -105,6 +108,18 @@ class Pins:
             self._own = merge(self._own, self._read())
             return self._own
 
+    def _tell(self, path: Path, error: OSError) -> None:
+        """Once: what can't be written now can't be written later."""
+        if self._told:
+            return
+        self._told = True
+        _LOG.warning(
+            "can't write %s (%s): older tags and records are refused in this process only; for "
+            "more, set XDG_STATE_HOME to a folder that can be written to and lasts",
+            path,
+            os.strerror(error.errno or 0),
+        )
+
     def remember(self, seen: Seen) -> None:
         """Add what a verified answer has shown. IntegrityError (`rollback`) as in `merge`."""
         with self._lock:
@@ -114,11 +129,7 @@ class Pins:
             try:
                 self._store(self._path)
             except OSError as error:
-                _LOG.warning(
-                    "can't write %s (%s): older tags and records are refused in this process only",
-                    self._path,
-                    os.strerror(error.errno or 0),
-                )
+                self._tell(self._path, error)
 
     def _store(self, path: Path) -> None:
         if self._read() == self._own:

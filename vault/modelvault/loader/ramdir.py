@@ -9,6 +9,7 @@ processes of the same user, which may open it through /proc.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from modelvault.errors import Unavailable
 
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108  a folder of a random name is made in it, of mode 0700
 Fill = Callable[[memoryview], None]
 
 
@@ -36,7 +38,7 @@ class RamFolder:
                 "(PR_SET_DUMPABLE is 0, or /proc isn't mounted)",
                 "leave the process dumpable, or use tensors() or read_bytes()",
             )
-        self.root = Path(tempfile.mkdtemp(prefix="modelvault-"))
+        self.root = _links()
         self._files: dict[str, int] = {}
         # Also runs when the interpreter ends: the links would point nowhere by then.
         self._finish = weakref.finalize(self, _remove, self.root, self._files, os.getpid())
@@ -70,6 +72,19 @@ class RamFolder:
         A process that still has one of them open keeps that one.
         """
         self._finish()
+
+
+def _links() -> Path:
+    """A folder for the links. Where the root is read-only and has no place for temporary files,
+    shared memory often can still be written to; the links would fit into much less than it has."""
+    for place in (None, _SHARED_MEMORY):
+        with contextlib.suppress(OSError):
+            return Path(tempfile.mkdtemp(prefix="modelvault-", dir=place))
+    raise _unavailable(
+        "there is no folder that links could be put into: all is read-only",
+        "mount a small one that can be written to (an emptyDir, a tmpfs) and name it with TMPDIR, "
+        "or use tensors() or read_bytes()",
+    )
 
 
 def _shows_its_files() -> bool:

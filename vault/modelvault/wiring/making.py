@@ -145,5 +145,6 @@ def _cant_write(home: Home, error: OSError) -> ModelVaultError:
     return Unavailable(
         "cant_write",
         f"can't make {home.path}: {os.strerror(error.errno or 0)}",
-        "check the permissions of the folder above it and the free space",
+        "check the permissions of the folder above it and the free space, or name another place "
+        "with --home or MODELVAULT_HOME",
     )

@@ -87,7 +87,8 @@ class KeyFile(msgspec.Struct, frozen=True):
         return Unavailable(
             "root_key_unavailable",
             f"can't use the root key file {self.path}: {os.strerror(error.errno or 0)}",
-            "mount or restore the file, and check the permissions of the folders above it",
+            "mount or restore the file, and check the permissions of the folders above it; a new "
+            "one is made below XDG_CONFIG_HOME",
         )
 
 
