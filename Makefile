@@ -12,9 +12,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= 2
 FUZZ_SECONDS ?= 60
+LOAD_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stack stack servers install test lint bench docs docs-write fuzz clean
+.PHONY: help demo demo-stack stack servers install test lint bench load docs docs-write fuzz clean
 
 help:
 	@echo "make demo    see the whole of it on a real model (installs what it needs into .venv)"
@@ -23,6 +24,7 @@ help:
 	@echo "make test    all tests, with branch coverage"
 	@echo "make lint    ruff, mypy, import layers"
 	@echo "make bench   the numbers of README.md, one JSON line each"
+	@echo "make load    a thousand pods, then everything at once for LOAD_SECONDS=$(LOAD_SECONDS)"
 	@echo "make docs    check the documents: help texts, links, names of tests"
 	@echo "make fuzz    the fuzz targets, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 	@echo "make clean   remove .venv and everything that was built"
@@ -53,6 +55,9 @@ lint: install
 
 bench: install
 	@$(BIN)/python tests/bench/run.py
+
+load: servers
+	@PYTHONPATH=tests $(BIN)/python -m support.run_load --seconds $(LOAD_SECONDS)
 
 docs: install
 	$(BIN)/python -m pytest -q tests/docs

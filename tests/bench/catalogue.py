@@ -12,13 +12,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
-from asker import Asker
 from measure import interleaved, report
 from served import stack, stocked
 from weights import write_safetensors
 
 from modelvault import deployment
 from modelvault.wiring import serving
+from support.asker import Asker
 from support.servers.stack import Stack
 
 COUNTS = (10, 1_000, 100_000)

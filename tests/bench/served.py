@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from asker import Asker, Bare
+from bare import Bare
 from load import ours
 from measure import back_memory, centile, interleaved, rate, report, samples
 from memory import MIB
 from weights import GIB, write_safetensors
 
 from modelvault.client.session import Session
+from support.asker import Asker
 from support.servers.stack import Stack
 
 ROUNDS = 200

@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -70,6 +71,13 @@ name = "idp"
 iss = "{iss}"
 jwks = "{jwks}"
 algorithms = ["ES256"]
+
+[[issuers]]
+kind = "kubernetes"
+name = "pods"
+iss = "{pods}"
+jwks = "{pods}/jwks"
+algorithms = ["ES256"]
 """
 
 
@@ -111,6 +119,8 @@ class Stack:
         say("issuer")
         self.issuer = LocalIssuer()
         self._closing.callback(self.issuer.close)
+        self.cluster = LocalIssuer("pods")
+        self._closing.callback(self.cluster.close)
         say("HashiCorp Vault")
         self.hcvault = DevServer("hcvault")
         self._closing.callback(self.hcvault.stop)
@@ -163,6 +173,19 @@ class Stack:
 
     def token(self, sub: str, *groups: str, **claims: object) -> str:
         return self.issuer.token(plain_audience(self.founded.vault), sub, groups, **claims)
+
+    def pod(self, account: str, **claims: object) -> str:
+        """The token of one pod of the service account `serving/ACCOUNT`, with a uid of its own."""
+        told = {
+            "namespace": "serving",
+            "pod": {"name": f"{account}-{secrets.token_hex(4)}", "uid": str(uuid.uuid4())},
+            "serviceaccount": {"name": account, "uid": str(uuid.uuid4())},
+        }
+        return self.cluster.token(
+            plain_audience(self.founded.vault),
+            f"system:serviceaccount:serving:{account}",
+            **{"kubernetes.io": told, **claims},
+        )
 
     def admin(self) -> str:
         return self.token("olga", "vault-admins")
@@ -229,6 +252,7 @@ class Stack:
             opa=f"http://127.0.0.1:{self._way('policy', self.opa_port)}",
             iss=self.issuer.iss,
             jwks=self.issuer.url,
+            pods=self.cluster.iss,
         )
         path.write_text(text)
         return path
