@@ -26,5 +26,5 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which adapters the contract suites ran against."""
-    for port, adapters in sorted(_ran.items()):
+    for port, adapters in sorted((port, ran) for port, ran in _ran.items() if ran):
         terminalreporter.write_line(f"contract: {port}: {', '.join(sorted(adapters))}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 # The fixtures whose parameter is an adapter.
-CHOSEN = ("engine_for", "fresh", "keys", "ledger", "store", "url", "vault")
+CHOSEN = ("cluster", "engine_for", "fresh", "keys", "ledger", "store", "url", "vault")
 
 
 @pytest.fixture(autouse=True)
