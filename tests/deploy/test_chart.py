@@ -4,10 +4,12 @@ what the library reads and says."""
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import msgspec
 import pytest
 import yaml
 
@@ -37,6 +39,7 @@ ALL: dict[str, Any] = {
         },
         {"kind": "github", "name": "gh", "owners": ["9919"]},
     ],
+    "copies": {"trustedConfigMap": "other-vaults", "files": ["eu.json", "us.json"]},
     "imagePullSecrets": [{"name": "pull"}],
     "podAnnotations": {"a": "b"},
     "podLabels": {"team": "ml"},
@@ -126,10 +129,19 @@ def test_every_value_gets_to_the_settings(tmp_path: Path) -> None:
     assert told.objects.path_style
     assert (told.objects.encryption, told.objects.kms_key) == ("aws:kms", "key-1")
     assert (told.objects.lock_mode, told.objects.lock_days) == ("GOVERNANCE", 30)
+    assert told.copies.trusted == tuple(
+        Path("/etc/modelvault/copies") / name for name in ("eu.json", "us.json")
+    )
     found = {one.issuer.name: one for one in presets.read(told.issuers)}
     assert found.keys() == {"cluster", "idp", "gh"}
     assert found["idp"].issuer.max_lifetime_s == 1800
     assert told.issuers[0]["namespaces"] == ["serving", "batch"]
+
+
+def test_every_section_of_a_deployment_can_be_set(tmp_path: Path) -> None:
+    config = only(documents(tmp_path, **ALL), "ConfigMap", "mv-config")["data"]["broker.toml"]
+    fields = {field.name for field in msgspec.structs.fields(deployment.Deployment)}
+    assert set(tomllib.loads(config)) == fields
 
 
 @pytest.mark.parametrize("role", ["broker", "steward"])

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,7 @@ class Container:
         becomes the container's first process: whoever started it has the pid of that."""
         script = folder / "enter.sh"
         script.write_text(self._script(folder / "root"))
-        unshare = program("unshare")
-        outer = [] if os.geteuid() == 0 else ["--map-root-user"]
-        return [unshare, *outer, "--mount", "--", "/bin/sh", "-eu", str(script)]
+        return [*_unshare(), "/bin/sh", "-eu", str(script)]
 
     def environment(self) -> dict[str, str]:
         """What the image and the container's own settings put into its environment, and where the
@@ -183,6 +182,15 @@ def program(name: str) -> str:
     if found is None:
         pytest.skip(f"{name} isn't here: containers are Linux's")
     return found
+
+
+@cache
+def _unshare() -> list[str]:
+    outer = [] if os.geteuid() == 0 else ["--map-root-user"]
+    command = [program("unshare"), *outer, "--mount", "--"]
+    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode != 0:
+        absent("a right to mount namespaces")
+    return command
 
 
 def seccomp_profile() -> Path:

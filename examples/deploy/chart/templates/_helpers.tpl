@@ -55,6 +55,9 @@ capabilities: {drop: [ALL]}
 {{- if .Values.objects.caConfigMap }}
 - {name: objects-ca, mountPath: /etc/modelvault/objects-ca, readOnly: true}
 {{- end }}
+{{- if .Values.copies.trustedConfigMap }}
+- {name: copies, mountPath: /etc/modelvault/copies, readOnly: true}
+{{- end }}
 {{- if .Values.kubernetesIssuer.enabled }}
 - {name: kubernetes, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
 {{- end }}
@@ -103,6 +106,10 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- with .Values.objects.caConfigMap }}
 - name: objects-ca
+  configMap: {name: {{ . }}}
+{{- end }}
+{{- with .Values.copies.trustedConfigMap }}
+- name: copies
   configMap: {name: {{ . }}}
 {{- end }}
 {{- if .Values.kubernetesIssuer.enabled }}
