@@ -8,6 +8,6 @@ compile() {
     --excludes excludes.in "$@"
 }
 compile "$@" ../pyproject.toml demo.in --output-file demo.lock
-compile "$@" ../pyproject.toml dev.in --extra server --output-file dev.lock
+compile "$@" ../pyproject.toml dev.in --extra server --extra telemetry --output-file dev.lock
 compile "$@" ../pyproject.toml serve.in --extra server --constraints dev.lock --output-file serve.lock
 compile "$@" servers.in --output-file servers.lock

@@ -201,14 +201,19 @@ class Stack:
         }
         return wiring.connect_with(environment, self.urls[broker])
 
-    def broker(self, number: int) -> Process:
+    def broker(self, number: int, **environment: str) -> Process:
         """Start a broker; whoever does so again has stopped it before."""
         url = self.urls[number]
         process = Process(
             [Path(sys.executable).with_name("modelvault"), "serve", self.configs[number]],
             log=self.folder / f"broker-{number}.log",
             ready=lambda: self._answers(f"{url}/healthz"),
-            env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **coverage_environment()},
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.folder),
+                **coverage_environment(),
+                **environment,
+            },
         )
         self._closing.callback(process.stop)
         return process
