@@ -192,6 +192,7 @@ SECRET = "/run/secrets/closed"
             "root_key_unavailable",
             "XDG_CONFIG_HOME",
         ),
+        (("doctor",), {}, "not_a_home", "whoami"),
         (("demo",), {"MODELVAULT_BROKER": ""}, "cant_write", "TMPDIR"),
     ],
     ids=lambda value: "-".join(value[:1] if isinstance(value, tuple) else ()) or None,

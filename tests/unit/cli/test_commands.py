@@ -491,6 +491,14 @@ def test_init(run: Run, tmp_path: Path) -> None:
     assert "next: modelvault create" in run("init", "--home", tmp_path / "other").out
 
 
+def test_doctor_checks_homes_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELVAULT_BROKER", "https://broker.example")
+    told = run("doctor")
+    assert told.code == 2
+    assert "error[not_a_home]" in told.err
+    assert "modelvault whoami" in told.err
+
+
 def test_doctor(run: Run, place: Path) -> None:
     told = run("doctor", "--json")
     assert told.code == 0

@@ -212,12 +212,22 @@ def check_policy(home: str | Path | None = None) -> list[PolicyFinding]:
 
 
 def doctor(home: str | Path | None = None) -> tuple[Finding, ...]:
-    """Look at a home and at this machine: what is well, what isn't, and how to mend it."""
+    """Look at a home and at this machine: what is well, what isn't, and how to mend it.
+
+    Raises InvalidRequest (`not_a_home`) where the settings name a broker and nobody a home.
+    """
     from modelvault import clock
+    from modelvault.errors import InvalidRequest
     from modelvault.wiring import checkup, embedded, machine, roots
     from modelvault.wiring.home import Home
 
     settings = _settings(home, None, None)
+    if home is None and settings.broker is not None:
+        raise InvalidRequest(
+            "not_a_home",
+            f"the settings name the broker {settings.broker}, and only a home can be checked",
+            "name a home with --home; whether the broker answers tells `modelvault whoami`",
+        )
     place = Home(settings.home)
     return checkup.examine(
         place,
