@@ -18,6 +18,7 @@ from modelvault.client.session import Session
 from modelvault.errors import AccessDenied, Unavailable
 from modelvault.identity.binding import plain_audience
 from modelvault.wiring import founding
+from support.command import spawn
 from support.servers.hcvault import ROOT
 from support.servers.process import Process, free_port
 from support.servers.stack import ADMINS, Stack, coverage_environment
@@ -33,6 +34,7 @@ class Served:
     url: str
     trust: Path
     vault: str
+    broker: Process
 
     def environment(self, folder: Path) -> dict[str, str]:
         token = self.stack.issuer.token(plain_audience(self.vault), "olga", ["vault-admins"])
@@ -105,11 +107,12 @@ def vaults(stack: Stack, home: Session) -> tuple[Served, Served]:
     there.write_text("\n".join(lines))
     founded = founding.found(deployment.read(there), ROOT, [ADMINS])
     here = config("friendly", ports[0], "twin.json", {})
-    for path, port in ((here, ports[0]), (there, ports[1])):
-        _serve(stack, path, port)
+    brokers = [_serve(stack, path, port) for path, port in ((here, ports[0]), (there, ports[1]))]
     made = (
-        Served(stack, f"https://127.0.0.1:{ports[0]}", stack.trust, stack.founded.vault),
-        Served(stack, f"https://127.0.0.1:{ports[1]}", twin_trust, founded.vault),
+        Served(
+            stack, f"https://127.0.0.1:{ports[0]}", stack.trust, stack.founded.vault, brokers[0]
+        ),
+        Served(stack, f"https://127.0.0.1:{ports[1]}", twin_trust, founded.vault, brokers[1]),
     )
     for each in made:
         home.pin_trust(each.connect(folder).trust)
@@ -195,8 +198,6 @@ def test_a_copy_that_was_cut_off_goes_on(
 
 def test_the_command(vaults: tuple[Served, Served], name: str, model: Path, tmp_path: Path) -> None:
     """`modelvault copy` from one broker to another, the second named by MODELVAULT_TO_*."""
-    from support.command import spawn
-
     one, other = (each.connect(tmp_path / each.vault) for each in vaults)
     with one, other:
         one.create(name)
@@ -217,3 +218,36 @@ def test_the_command(vaults: tuple[Served, Served], name: str, model: Path, tmp_
     assert (document.version, document.new, document.source.vault) == (1, True, vaults[0].vault)
     nowhere = {key: text for key, text in env.items() if "_TO_" not in key}
     assert spawn("copy", name, name, "--json", env=nowhere).error.code == "no_other_vault"
+
+
+def test_signing_keys_are_exchanged(
+    vaults: tuple[Served, Served], stack: Stack, name: str, model: Path, tmp_path: Path
+) -> None:
+    """The broker is stopped, the key exchanged, clients get the successor; then all goes on. The
+    last test here: the other vault's pins of this one are old afterwards."""
+    twin, config = vaults[1], stack.folder / "twin.toml"
+    pinned = tmp_path / "pinned.json"
+    pinned.write_bytes(twin.trust.read_bytes())
+    with twin.connect(tmp_path) as session:
+        session.create(name)
+        session.push(model, name)
+    twin.broker.stop()
+    token = tmp_path / "root-token"
+    token.write_text(ROOT)
+    successor = tmp_path / "successor.json"
+    told = spawn(
+        "--json", "trust", "rotate", "manifest", successor, "--yes", "--deployment", config,
+        "--hcvault-token-file", token,
+    )  # fmt: skip
+    assert told.code == 0, told.out
+    assert told.document("trust rotate").serial == 2
+    _serve(stack, config, int(twin.url.rpartition(":")[2]))
+    env = twin.environment(tmp_path / "later") | {"MODELVAULT_TRUST": str(pinned)}
+    told = spawn("--json", "push", model, name, env=env)
+    assert (told.error.code, told.code) == ("unknown_key", 5)
+    assert spawn("trust", "update", successor, env=env).code == 0
+    assert pinned.read_bytes() == twin.trust.read_bytes()
+    told = spawn("--json", "push", model, name, env=env)
+    assert told.code == 0, told.out
+    for version in ("@1", "@3"):
+        assert spawn("load", name + version, "-p", "inference", env=env).code == 0

@@ -105,3 +105,12 @@ class ImportDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     source: SignedVersion
     sealed: bytes
     files: tuple[ImportedFile, ...]
+
+
+class Carried(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`keys.json` of a folder that carries a version by hand: the import that it is for, and the
+    keys, sealed for that import alone."""
+
+    schema: Literal[1] = 1
+    importing: Importing
+    handed: HandedOver

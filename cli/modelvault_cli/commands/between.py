@@ -1,4 +1,4 @@
-"""`copy`: a version into another vault."""
+"""`copy`, `invite` and `import`: a version from one vault into another."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from modelvault_cli.commands import arguments, plan
-from modelvault_cli.frame import Globals, command, pass_globals
+from modelvault_cli.frame import NAMED_PATH, Globals, command, pass_globals
 
 if TYPE_CHECKING:
     from modelvault.client.copied import Copied
+    from modelvault.copies import Importing
     from modelvault_cli.documents import CopyMade
 
 _purpose = click.option(
@@ -76,6 +77,89 @@ def copy(
             )
         document = copy_document(made, boot_ms() - start)
     emit(options, document, [_line(document)])
+
+
+@command("invite", "modelvault invite minilm:prod invitation.json")
+@click.argument("target", metavar="TARGET")
+@click.argument("file", type=NAMED_PATH)
+@arguments.dry_run
+@pass_globals
+def invite(options: Globals, target: str, file: Path, dry_run: bool) -> None:
+    """Begin an import into the model TARGET from a vault that can't be reached from here.
+
+    The new FILE holds no secret: take it to the other vault, for `modelvault pull --for`, and bring
+    the folder back, for `modelvault import`. It is good for seven days and for one version.
+    """
+    from modelvault import canonical
+    from modelvault.client.pins import write_new
+    from modelvault.reference import Reference
+    from modelvault_cli.documents import Invited
+    from modelvault_cli.output import emit
+
+    with options.session() as session:
+        if dry_run:
+            name = Reference.parse(target).name
+            plan.plan(options, session, "push", name, f"invite another vault to {target}")
+            return
+        importing = session.invite(target)
+    write_new(file, canonical.encode(importing))
+    document = Invited(
+        model=Reference(importing.tenant, importing.model).name,
+        upload=importing.id,
+        expires_at=importing.expires_at,
+        file=str(file),
+    )
+    lines = [f"wrote {file}, good until {importing.expires_at}"]
+    emit(options, document, [*lines, f"next, there: modelvault pull REFERENCE FOLDER --for {file}"])
+
+
+@command("import", "modelvault import ./minilm-sealed minilm:prod")
+@click.argument("folder", type=NAMED_PATH)
+@click.argument("target", metavar="TARGET")
+@arguments.dry_run
+@pass_globals
+def take_in(options: Globals, folder: Path, target: str, dry_run: bool) -> None:
+    """Take in a FOLDER that was pulled for an invitation of this vault, as TARGET's next version.
+
+    TARGET is the model that was named to `modelvault invite`; a tag in it is moved to the new
+    version. Run again, it finds the version that stands, and goes on with an import that was cut
+    off.
+    """
+    from modelvault.clock import boot_ms
+    from modelvault.reference import Reference
+    from modelvault_cli.output import emit, progress
+
+    with options.session() as session:
+        if dry_run:
+            name = Reference.parse(target).name
+            plan.plan(options, session, "push", name, f"take {folder} in as {target}")
+            return
+        start = boot_ms()
+        with progress(f"taking in {folder}") as advance:
+            made = session.take_in(folder, target, progress=advance)
+        document = copy_document(made, boot_ms() - start)
+    emit(options, document, [_line(document)])
+
+
+def read_invitation(file: Path) -> Importing:
+    """What `invite` wrote. Raises NotFound (`no_invitation`), IntegrityError (`bad_document`)."""
+    import os
+
+    from modelvault import canonical
+    from modelvault.copies import Importing
+    from modelvault.errors import NotFound
+    from modelvault.record import MAX_RECORD
+
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_RECORD + 1)
+    except OSError as error:
+        raise NotFound(
+            "no_invitation",
+            f"can't read {file}: {os.strerror(error.errno or 0)}",
+            "name the file that `modelvault invite` has written, at the receiving vault",
+        ) from None
+    return canonical.decode(data, Importing, limit=MAX_RECORD, what=f"invitation {file}")
 
 
 def copy_document(made: Copied, elapsed_ms: int) -> CopyMade:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modelvault_cli.commands import arguments, plan
+from modelvault_cli.commands.between import read_invitation
 from modelvault_cli.frame import NAMED_PATH, Globals, command, pass_globals
 
 if TYPE_CHECKING:
@@ -16,24 +17,49 @@ if TYPE_CHECKING:
 _folder = click.argument("folder", type=NAMED_PATH)
 
 
-@command("pull", "modelvault pull minilm:prod ./minilm-sealed")
+@command(
+    "pull",
+    "modelvault pull minilm:prod ./minilm-sealed",
+    "modelvault pull minilm:prod ./minilm-sealed --for invitation.json",
+)
 @arguments.reference
 @_folder
+@click.option(
+    "--for", "invitation", type=NAMED_PATH, metavar="FILE",
+    help="Also the keys, sealed for the vault whose `modelvault invite` wrote FILE.",
+)  # fmt: skip
+@click.option(
+    "--purpose", "-p", default="copy", show_default=True, metavar="NAME", help="With --for."
+)
+@arguments.ticket
 @arguments.dry_run
 @pass_globals
-def pull(options: Globals, reference: str, folder: Path, dry_run: bool) -> None:
+def pull(
+    options: Globals,
+    reference: str,
+    folder: Path,
+    invitation: Path | None,
+    purpose: str,
+    ticket: str | None,
+    dry_run: bool,
+) -> None:
     """Copy a version's ciphertext and its signed documents into a new folder.
 
-    Every byte is checked on its way. Nothing in the folder can be read without a lease.
+    Every byte is checked on its way. Nothing in the folder can be read without a lease. With
+    --for, the vault that invited can take it in (`modelvault import`), and nobody else: the policy
+    is asked for an export to that vault too.
     """
     from modelvault_cli.output import progress
 
+    invited = None if invitation is None else read_invitation(invitation)
     with options.session() as session:
         if dry_run:
             plan.plan(options, session, "pull", reference, f"copy its ciphertext to {folder}")
             return
         with progress(f"copying {reference}") as advance:
-            manifest = session.pull(reference, folder, progress=advance)
+            manifest = session.pull(
+                reference, folder, invited=invited, purpose=purpose, ticket=ticket, progress=advance
+            )
     _report(options, manifest, folder, "ciphertext and signed documents")
 
 

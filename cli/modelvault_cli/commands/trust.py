@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from modelvault.errors import InvalidRequest
 from modelvault_cli.commands import arguments, plan
+from modelvault_cli.commands.service import server_parts
 from modelvault_cli.frame import NAMED_PATH, Globals, command, group, pass_globals
 
 if TYPE_CHECKING:
     from modelvault.record import TrustFile
     from modelvault_cli.documents import Trust
 
-trust = group("trust", "Export, update and pin trust files: whose keys are believed.")
+trust = group("trust", "Export, update, pin and renew trust files: whose keys are believed.")
 
 
 @command(
@@ -68,6 +70,96 @@ def pin(options: Globals, file: Path, dry_run: bool) -> None:
     emit(options, document, [f"pinned {file}", *_lines(document)])
 
 
+@command(
+    "update",
+    "modelvault trust update successor.json --profile prod",
+    "modelvault trust update eu-successor.json --file trusted/eu.json",
+)
+@click.argument("successor", type=NAMED_PATH)
+@click.option(
+    "--file", "pinned", type=NAMED_PATH, metavar="FILE",
+    help="The pinned trust file; the profile's or MODELVAULT_TRUST without it.",
+)  # fmt: skip
+@arguments.dry_run
+@pass_globals
+def update(options: Globals, successor: Path, pinned: Path | None, dry_run: bool) -> None:
+    """Put the SUCCESSOR of a pinned trust file in its place.
+
+    It must be signed by a key of the one that is pinned, be of the same vault, and newer: so it may
+    come by any way. Where somebody has skipped one, take them one after the other.
+    """
+    from modelvault.artifact import trust as trusting
+    from modelvault.client import pins
+    from modelvault.wiring import succession
+    from modelvault_cli.output import emit
+
+    envelope = pins.read_successor(successor)
+    path = pinned or succession.pinned_file(options.profile)
+    if dry_run:
+        made = trusting.successor(envelope, pins.read_trust(path))
+        effect = f"replace {path} by its successor, serial {made.serial}"
+        plan.tell(options, "trust", made.vault, effect)
+        return
+    made = pins.update_trust(path, envelope)
+    document = _document(made, str(path))
+    emit(options, document, [f"{path} is up to date", *_lines(document)])
+
+
+@command(
+    "rotate",
+    "modelvault trust rotate manifest successor.json --home ~/.modelvault",
+    "modelvault trust rotate manifest successor.json --deployment broker.toml "
+    "--hcvault-token-file root-token",
+)
+@click.argument("purpose", type=click.Choice(["manifest", "record", "log", "bundle"]))
+@click.argument("successor", type=NAMED_PATH)
+@click.option("--deployment", type=NAMED_PATH, metavar="FILE", help="Of a served vault.")
+@click.option(
+    "--hcvault-token-file", "token_file", type=NAMED_PATH, metavar="FILE",
+    help="With --deployment: an administrator's token at HashiCorp Vault or OpenBao.",
+)  # fmt: skip
+@arguments.yes
+@arguments.dry_run
+@pass_globals
+def rotate(
+    options: Globals,
+    purpose: Literal["manifest", "record", "log", "bundle"],
+    successor: Path,
+    deployment: Path | None,
+    token_file: Path | None,
+    yes: bool,
+    dry_run: bool,
+) -> int:
+    """Exchange the vault's signing key for PURPOSE, and write the trust file that names it.
+
+    The vault's own trust file is replaced, and the same, signed by a key of the old one, goes to
+    the new file SUCCESSOR: hand that to every client, for `modelvault trust update`. The old key
+    still vouches for what it signed. Stop the brokers (or the home's other programs) first, and
+    start them afterwards: what is signed in between isn't believed. Cut off, it can be run again.
+    """
+    from modelvault.wiring import succession
+    from modelvault_cli.output import confirm, emit
+
+    if (deployment is None) != (token_file is None):
+        raise InvalidRequest(
+            "usage", "--deployment and --hcvault-token-file belong together", "give both, or none"
+        )
+    if dry_run:
+        effect = f"exchange the {purpose} key and write {successor}"
+        plan.tell(options, "trust", str(deployment or options.home or "the home"), effect)
+        return 0
+    if not confirm(f"Exchange the {purpose} key? Clients need the new trust file then.", yes=yes):
+        return 1
+    if deployment is None or token_file is None:
+        made = succession.at_home(options.home, purpose, successor)
+    else:
+        with server_parts():
+            made = succession.at_deployment(deployment, token_file, purpose, successor)
+    document = _document(made, str(successor))
+    emit(options, document, [f"wrote {successor}", *_lines(document)])
+    return 0
+
+
 def _document(held: TrustFile, file: str) -> Trust:
     import hashlib
 
@@ -96,5 +188,5 @@ def _lines(document: Trust) -> list[str]:
     return fields(named)
 
 
-for each in (export, pin):
+for each in (export, pin, update, rotate):
     trust.add_command(each)

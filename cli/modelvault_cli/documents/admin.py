@@ -57,7 +57,7 @@ class TrustedKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trust(Document, frozen=True, kw_only=True):
-    """`trust export`, `trust pin` and `trust update`: the trust file; `sha256` is over its bytes as
+    """`trust export`, `pin`, `update` and `rotate`: the trust file; `sha256` is over its bytes as
     `trust export` writes them."""
 
     vault: str

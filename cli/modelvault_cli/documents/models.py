@@ -86,6 +86,15 @@ class CopyMade(Document, frozen=True, kw_only=True):
     elapsed_ms: int
 
 
+class Invited(Document, frozen=True, kw_only=True):
+    """`invite`: the import that was begun, until when it can be ended, and where it is told of."""
+
+    model: str
+    upload: str
+    expires_at: str
+    file: str
+
+
 class Listing(Document, frozen=True, kw_only=True):
     """`list`: some models by name, and the name to go on `--after` (null: that was the last)."""
 

@@ -15,24 +15,27 @@ from modelvault.adapters.keys_hcvault import (
     HcvaultSigner,
 )
 from modelvault.adapters.keys_hcvault.setup import GivenToken
+from modelvault.adapters.keys_hcvault.signing import HcvaultSigningAdmin
 from modelvault.adapters.keys_local import KeyFile, LocalKeyring
-from modelvault.ports import KeyAdmin, KeyService, Signer
+from modelvault.ports import KeyAdmin, KeyService, Signer, SigningAdmin
 from support.servers.hcvault import ROOT, DevServer
 
 
 class Keys(msgspec.Struct, frozen=True):
-    """A fresh key service: the broker's identity, the steward's, and what signs."""
+    """A fresh key service: the broker's identity, the steward's, what signs, and who may exchange
+    signing keys."""
 
     service: KeyService
     admin: KeyAdmin
     signer: Signer
+    signing: SigningAdmin
 
 
 def local(folder: Path) -> tuple[Keys, Callable[[], None]]:
     source = KeyFile(folder / "root.key")
     LocalKeyring.make(folder / "keyring.json", source)
     keyring = LocalKeyring(folder / "keyring.json", source)
-    return Keys(keyring, keyring, keyring), keyring.close
+    return Keys(keyring, keyring, keyring, keyring), keyring.close
 
 
 def transit(dev: DevServer) -> tuple[Keys, Callable[[], None]]:
@@ -44,7 +47,8 @@ def transit(dev: DevServer) -> tuple[Keys, Callable[[], None]]:
     signer = HcvaultSigner(
         {"manifest": broker, "record": steward, "log": steward, "bundle": steward, "token": tester}
     )
-    return Keys(HcvaultKeys(broker), HcvaultAdmin(steward), signer), mounted.close
+    signing = HcvaultSigningAdmin(tester)
+    return Keys(HcvaultKeys(broker), HcvaultAdmin(steward), signer, signing), mounted.close
 
 
 @pytest.fixture(scope="session")

@@ -270,3 +270,29 @@ class TestSigning:
         with ThreadPoolExecutor(8) as pool:
             signed = set(pool.map(lambda _: keys.signer.sign("log", b"m").sig, range(32)))
         assert len(signed) == 1  # Ed25519 is deterministic
+
+
+class TestExchangingSigningKeys:
+    def test_the_new_key_signs_and_the_old_one_still_can(self, keys) -> None:
+        old = keys.signing.public_key("record")
+        others = {purpose: keys.signer.public_key(purpose) for purpose in PURPOSES}
+        new = keys.signing.rotate_signing("record")
+        assert new != old
+        assert keys.signing.public_key("record") == new
+        assert keys.signer.public_key("record") == new
+        assert keys.signer.sign("record", b"m").keyid == dsse.keyid(new)
+        for key in (old, new):
+            signature = keys.signing.sign_with("record", key, b"m")
+            assert signature.keyid == dsse.keyid(key)
+            Ed25519PublicKey.from_public_bytes(key).verify(signature.sig, b"m")
+        for purpose in set(PURPOSES) - {"record"}:
+            assert keys.signer.public_key(purpose) == others[purpose]
+
+    def test_keys_that_it_never_had(self, keys) -> None:
+        strange = (bytes(32), keys.signing.public_key("manifest"))
+        for key in strange:
+            refused(
+                NotFound,
+                "no_signing_key",
+                lambda key=key: keys.signing.sign_with("record", key, b"m"),
+            )

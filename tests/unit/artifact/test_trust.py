@@ -10,11 +10,18 @@ import msgspec
 import pytest
 
 from modelvault import canonical
-from modelvault.artifact.trust import Seen, verify
+from modelvault.artifact.trust import Seen, successor, verify
 from modelvault.crypto.dsse import Envelope, Signature
 from modelvault.errors import IntegrityError
 from modelvault.manifest import PAYLOAD_TYPE
-from modelvault.record import MAX_RECORD, MODEL_TYPE, TAG_TYPE, SignedVersion
+from modelvault.record import (
+    MAX_RECORD,
+    MODEL_TYPE,
+    TAG_TYPE,
+    TRUST_TYPE,
+    SignedVersion,
+    TrustFile,
+)
 from modelvault.reference import Reference
 from support.documents import (
     VAULT,
@@ -294,3 +301,61 @@ def test_documents_in_their_json_form_are_the_same() -> None:
     text = json.dumps(msgspec.to_builtins(GOOD))
     again = canonical.convert(json.loads(text), SignedVersion, what="answer")
     assert verify(again, ask("m:prod"), TRUST, Seen()).manifest.vault == VAULT
+
+
+class TestSuccessors:
+    """Who may put another trust file in the place of the one that is pinned."""
+
+    HELD = KEYS.trust()
+    NEXT = replace(KEYS.trust(), serial=2)
+
+    def sign(self, made: TrustFile, purpose: str = "record", kind: str = TRUST_TYPE) -> Envelope:
+        return KEYS.sign(purpose, kind, made.to_bytes())  # type: ignore[arg-type]
+
+    def test_taken(self) -> None:
+        assert successor(self.sign(self.NEXT), self.HELD) == self.NEXT
+        much_later = replace(self.NEXT, serial=9, keys=self.HELD.keys[:1])
+        assert successor(self.sign(much_later), self.HELD) == much_later
+
+    @pytest.mark.parametrize(
+        ("made", "purpose", "kind", "code"),
+        [
+            (replace(NEXT, serial=1), "record", TRUST_TYPE, "rollback"),
+            (replace(NEXT, vault="ff" * 16), "record", TRUST_TYPE, "wrong_vault"),
+            (NEXT, "manifest", TRUST_TYPE, "unknown_key"),
+            (NEXT, "record", MODEL_TYPE, "wrong_type"),
+            (
+                replace(NEXT, keys=tuple(replace(key, purpose="log") for key in NEXT.keys)),
+                "record", TRUST_TYPE, "key_reused",
+            ),
+        ],
+    )  # fmt: skip
+    def test_refused(self, made: TrustFile, purpose: str, kind: str, code: str) -> None:
+        with pytest.raises(IntegrityError) as caught:
+            successor(self.sign(made, purpose, kind), self.HELD)
+        assert caught.value.code == code
+
+    def test_by_another_vaults_key_or_under_this_ones_name(self) -> None:
+        theirs = Keys(seed=2).sign("record", TRUST_TYPE, self.NEXT.to_bytes())
+        with pytest.raises(IntegrityError) as caught:
+            successor(theirs, self.HELD)
+        assert caught.value.code == "unknown_key"
+        ours = self.sign(self.NEXT).signatures[0].keyid
+        named = replace(theirs, signatures=(replace(theirs.signatures[0], keyid=ours),))
+        with pytest.raises(IntegrityError) as caught:
+            successor(named, self.HELD)
+        assert caught.value.code == "bad_signature"
+
+    def test_by_a_key_that_is_retired(self) -> None:
+        """It may have been lost since: it makes no new keys believed."""
+        when = "2026-01-01T00:00:00.000Z"
+        held = replace(
+            self.HELD,
+            keys=tuple(
+                replace(key, retired=when) if key.purpose == "record" else key
+                for key in self.HELD.keys
+            ),
+        )
+        with pytest.raises(IntegrityError) as caught:
+            successor(self.sign(self.NEXT), held)
+        assert caught.value.code == "unknown_key"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from modelvault import wiring
+from modelvault.adapters.keys_local import KeyFile, LocalKeyring
 from modelvault.client.pins import read_trust
 from support.command import Told, call, model_folder
 from support.homes import isolated
@@ -80,13 +83,69 @@ class TestTrust:
             assert run(0, "list", "--json").error.code == "trusted_altered"
 
     def test_no_older_one(self, run, friends, tmp_path: Path) -> None:
-        from msgspec.structs import replace
-
         newer = replace(read_trust(tmp_path / "1.json"), serial=2)
         (tmp_path / "newer.json").write_bytes(newer.to_bytes())
         assert run(0, "trust", "pin", tmp_path / "newer.json").code == 0
         told = run(0, "trust", "pin", tmp_path / "1.json", "--json")
         assert told.error.code == "older_trust_file"
+
+
+class TestRotate:
+    def test_a_chain_of_successors(self, run, homes: tuple[Path, Path], tmp_path: Path) -> None:
+        held = tmp_path / "held.json"
+        run(0, "trust", "export", held)
+        first, second = tmp_path / "first.json", tmp_path / "second.json"
+        assert run(0, "trust", "rotate", "record", first, "--dry-run").code == 0
+        assert not first.exists()
+        told = run(0, "trust", "rotate", "record", first, "--yes", "--json").document(
+            "trust rotate"
+        )
+        assert (told.serial, [key.retired is None for key in told.keys]) == (
+            2, [True, False, True, True, True],
+        )  # fmt: skip
+        assert run(0, "trust", "rotate", "manifest", second, "--yes").code == 0
+        with wiring.connect(home=homes[0]) as vault:
+            vault.push(homes[0].parent / "plain", "m:new")
+            for name in ("m@1", "m:prod", "m:new"):
+                with vault.load(name, purpose="inference") as model:
+                    assert model.tensors()
+        update = ("trust", "update")
+        skipped = run(0, *update, second, "--file", held, "--json")
+        assert (skipped.error.code, skipped.code) == ("unknown_key", 5)
+        assert run(0, *update, first, "--file", held, "--dry-run").code == 0
+        assert read_trust(held).serial == 1
+        for successor, serial in ((first, 2), (first, 2), (second, 3), (second, 3)):
+            told = run(0, *update, successor, "--file", held, "--json").document("trust update")
+            assert told.serial == serial
+        assert held.read_bytes() == (homes[0] / "trust.json").read_bytes()
+        assert run(0, *update, first, "--file", held, "--json").code == 5
+        assert read_trust(held).serial == 3
+
+    def test_cut_off_after_the_key_was_made(
+        self, run, homes: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        """The next run takes the key that is there, rather than make a third."""
+        taken = tmp_path / "taken.json"
+        taken.write_text("{}")
+        assert (
+            run(0, "trust", "rotate", "log", taken, "--yes", "--json").error.code == "file_exists"
+        )
+        assert read_trust(homes[0] / "trust.json").serial == 1
+        vault = read_trust(homes[0] / "trust.json").vault
+        (key,) = (tmp_path / "config").rglob(f"{vault}.key")
+        with LocalKeyring(homes[0] / "keyring.json", KeyFile(key)) as keyring:
+            made = keyring.rotate_signing("log")
+        assert run(0, "trust", "rotate", "log", tmp_path / "next.json", "--yes").code == 0
+        trust = read_trust(homes[0] / "trust.json")
+        assert [k.public_key for k in trust.keys if k.purpose == "log"][-1] == made
+        with LocalKeyring(homes[0] / "keyring.json", KeyFile(key)) as keyring:
+            assert keyring.public_key("log") == made
+
+    def test_half_a_deployment(self, run, tmp_path: Path) -> None:
+        told = run(
+            0, "trust", "rotate", "log", tmp_path / "x", "--deployment", tmp_path, "--yes", "--json"
+        )
+        assert told.error.code == "usage"
 
 
 class TestCopy:
@@ -154,3 +213,69 @@ class TestMigrate:
         run(0, "migrate", "vault", "--to-home", homes[1], "--owner", "idp:ml-team")
         with wiring.connect(home=homes[1]) as vault:
             assert vault.show("m").summary.owner == "idp:ml-team"
+
+
+class TestByHand:
+    def test_invite_pull_import(
+        self, run, friends, homes: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        run(1, "create", "n")
+        invitation, folder = tmp_path / "invitation.json", tmp_path / "sealed"
+        assert run(1, "invite", "n:live", invitation, "--dry-run").code == 0
+        assert not invitation.exists()
+        told = run(1, "invite", "n:live", invitation, "--json").document("invite")
+        assert (told.model, told.file) == ("n", str(invitation))
+        pulled = run(0, "pull", "m:prod", folder, "--for", invitation, "--json").document("pull")
+        assert pulled.version == 2
+        assert {path.name for path in folder.iterdir()} == {
+            "keys.json", "manifest.json", "model.json", "objects", "tag.json", "trust.json",
+        }  # fmt: skip
+        assert run(1, "import", folder, "other", "--json").error.code == "other_model"
+        assert run(1, "import", folder, "n", "--dry-run").code == 0
+        taken = run(1, "import", folder, "n:live", "--json").document("import")
+        assert (taken.version, taken.tag, taken.new, taken.source.version) == (1, "live", True, 2)
+        before = sorted((homes[1] / "objects").iterdir())
+        again = run(1, "import", folder, "n:live", "--json").document("import")
+        assert (again.version, again.new) == (1, False)
+        assert sorted((homes[1] / "objects").iterdir()) == before
+        with (
+            wiring.connect(home=homes[1]) as vault,
+            vault.load("n:live", purpose="inference") as model,
+        ):
+            assert bytes(model.read_bytes("config.json")) == b'{"hidden": 256}'
+
+    def test_no_keys_or_others(
+        self, run, friends, homes: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        run(1, "create", "n")
+        first, second = tmp_path / "first.json", tmp_path / "second.json"
+        assert run(1, "invite", "n", first).code == run(1, "invite", "n", second).code == 0
+        for name, wanted in (("bare", ()), ("one", ("--for", first)), ("two", ("--for", second))):
+            assert run(0, "pull", "m@1", tmp_path / name, *wanted).code == 0
+        assert run(1, "import", tmp_path / "bare", "n", "--json").error.code == "not_invited"
+        assert run(1, "import", tmp_path / "nowhere", "n", "--json").code == 4
+        keys = tmp_path / "two" / "keys.json"
+        sealed = json.loads((tmp_path / "one" / "keys.json").read_bytes())["handed"]["sealed"]
+        mixed = json.loads(keys.read_bytes())
+        mixed["handed"]["sealed"] = sealed
+        keys.write_text(json.dumps(mixed))
+        assert run(1, "import", tmp_path / "two", "n", "--json").error.code == "not_for_us"
+        objects = sorted((tmp_path / "one" / "objects").iterdir(), key=lambda p: p.stat().st_size)
+        data = bytearray(objects[-1].read_bytes())
+        data[-1] ^= 1
+        objects[-1].write_bytes(data)
+        assert run(1, "import", tmp_path / "one", "n", "--json").error.code == "altered"
+        data[-1] ^= 1
+        objects[-1].write_bytes(data)
+        assert run(1, "import", tmp_path / "one", "n").code == 0
+
+    def test_an_untrusted_folder_is_refused_before_anything_is_carried(
+        self, run, friends, homes: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        run(1, "create", "n")
+        run(1, "invite", "n", tmp_path / "i.json")
+        run(0, "pull", "m@1", tmp_path / "f", "--for", tmp_path / "i.json")
+        (pinned,) = (homes[1] / "trusted").iterdir()
+        pinned.unlink()
+        assert run(1, "import", tmp_path / "f", "n", "--json").error.code == "untrusted_vault"
+        assert list((homes[1] / "objects").iterdir()) == []

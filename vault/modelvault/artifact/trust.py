@@ -19,6 +19,7 @@ from modelvault.record import (
     MAX_RECORD,
     MODEL_TYPE,
     TAG_TYPE,
+    TRUST_TYPE,
     ModelRecord,
     SignedVersion,
     TagRecord,
@@ -152,3 +153,30 @@ def _not_older(serial: int, seen: int | None, what: str) -> None:
 
 def _refuse(code: str, message: str) -> IntegrityError:
     return IntegrityError(code, message, _DISTRUST)
+
+
+def successor(envelope: Envelope, held: TrustFile) -> TrustFile:
+    """The trust file that takes the place of `held`: signed by a record key of it that isn't
+    retired, of the same vault, and newer.
+
+    Raises IntegrityError: `wrong_type`, `unknown_key`, `bad_signature`; `bad_document`;
+    `wrong_vault`; `rollback` (a serial that isn't higher); `key_reused` (a key that had another
+    purpose).
+    """
+    what = "the new trust file"
+    signing = {
+        key.keyid: key.public_key
+        for key in held.keys
+        if key.purpose == "record" and key.retired is None
+    }
+    made = TrustFile.from_bytes(dsse.verify(envelope, TRUST_TYPE, signing, what))
+    if made.vault != held.vault:
+        raise _refuse("wrong_vault", f"{what} is of another vault")
+    if made.serial <= held.serial:
+        raise _refuse(
+            "rollback", f"{what} has serial {made.serial}; the one that is pinned {held.serial}"
+        )
+    purposes = {key.keyid: key.purpose for key in held.keys}
+    if any(purposes.get(key.keyid, key.purpose) != key.purpose for key in made.keys):
+        raise _refuse("key_reused", f"{what} gives a key another purpose than it had")
+    return made

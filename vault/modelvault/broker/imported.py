@@ -102,8 +102,13 @@ def check_declared(row: UploadRow, manifest: Manifest) -> None:
 def entries(manifest: Manifest, put: Sequence[ImportedFile]) -> tuple[FileEntry, ...]:
     """The giver's entries, each under the objects that it was put as.
 
-    Raises InvalidRequest (`not_as_declared`) unless it is the same files in the same order.
+    Raises InvalidRequest: `files_missing` where there are none yet, `not_as_declared` unless it is
+    the same files in the same order.
     """
+    if not put:
+        raise InvalidRequest(
+            "files_missing", "all else is well, but no file was put yet", "put the objects first"
+        )
     if tuple(file.path for file in put) != tuple(file.path for file in manifest.files):
         raise InvalidRequest(
             "not_as_declared",

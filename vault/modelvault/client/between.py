@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from modelvault.client import copy as copying
 from modelvault.client import migrate as migrating
+from modelvault.client import taking
 from modelvault.client.context import Context
-from modelvault.client.copied import Copied
+from modelvault.client.copied import PURPOSE, Copied
 from modelvault.client.migrate import ModelMoved, Told
 from modelvault.client.progress import Progress
+from modelvault.copies import Importing
 from modelvault.lease import ModelSummary
 from modelvault.reference import Reference
 
@@ -23,7 +27,7 @@ class Between:
         to: Between,
         target: str,
         *,
-        purpose: str = copying.PURPOSE,
+        purpose: str = PURPOSE,
         ticket: str | None = None,
         progress: Progress | None = None,
     ) -> Copied:
@@ -44,12 +48,31 @@ class Between:
             progress=progress,
         )
 
+    def invite(self, target: str) -> Importing:
+        """Begin an import into a model whose version will be carried here by hand.
+
+        The other vault's `pull` needs what this gives; `take_in` ends it, within seven days.
+        """
+        return taking.invite(self._context, Reference.parse(target))
+
+    def take_in(
+        self, folder: str | Path, target: str, *, progress: Progress | None = None
+    ) -> Copied:
+        """Bring in a version that was pulled for an invitation of this vault.
+
+        Raises NotFound (`no_import_folder`), InvalidRequest (`not_invited`, `other_model`), and as
+        `copy`.
+        """
+        return taking.take_in(
+            self._context, Path(folder), Reference.parse(target), progress=progress
+        )
+
     def migrate(
         self,
         to: Between,
         *,
         owner: str | None = None,
-        purpose: str = copying.PURPOSE,
+        purpose: str = PURPOSE,
         ticket: str | None = None,
         progress: Progress | None = None,
         told: Told = lambda _model: None,

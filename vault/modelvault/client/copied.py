@@ -8,13 +8,23 @@ from modelvault.artifact import trust as trusting
 from modelvault.artifact.trust import Verified
 from modelvault.client.context import Context
 from modelvault.client.tag import exact
-from modelvault.copies import INVITATION_TYPE, ImportedFile, Importing, Invitation
+from modelvault.copies import (
+    INVITATION_TYPE,
+    HandedOver,
+    HandOverAsk,
+    ImportedFile,
+    Importing,
+    Invitation,
+)
 from modelvault.crypto import dsse
 from modelvault.errors import IntegrityError
+from modelvault.identity.binding import key_hash
 from modelvault.lease import Published
 from modelvault.manifest import CopiedFrom, FileEntry, Manifest
 from modelvault.record import SignedVersion, TrustFile
 from modelvault.reference import Reference
+
+PURPOSE = "copy"
 
 
 class Copied(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +79,33 @@ def check_invitation(trust: TrustFile, importing: Importing, target: Reference) 
     return invitation
 
 
+def hand_over(
+    giver: Context,
+    exact: Reference,
+    manifest: str,
+    importing: Importing,
+    purpose: str,
+    ticket: str | None,
+) -> HandedOver:
+    """The keys of the version `exact`, sealed for an import; the giver's broker decides for whom.
+
+    Raises IntegrityError (`wrong_version`) where they are of another manifest or import.
+    """
+    recipient = Invitation.from_bytes(importing.invitation.payload).recipient
+    ask = HandOverAsk(
+        reference=str(exact), purpose=purpose, ticket=ticket, invitation=importing.invitation
+    )
+    caller = giver.credentials.caller(key_hash(recipient.suite, recipient.public_key))
+    handed = giver.broker.hand_over(caller, ask)
+    if (handed.upload, handed.manifest) != (importing.id, manifest):
+        raise IntegrityError(
+            "wrong_version",
+            "the keys are of another version, or for another import",
+            "don't trust this broker",
+        )
+    return handed
+
+
 def check_published(
     receiver: Context,
     source: Source,
@@ -84,6 +121,15 @@ def check_published(
     if objects != made or verified.digest != published.manifest:
         raise _other(named)
     return _result(receiver, source, target, verified, new=True)
+
+
+def check_standing(
+    receiver: Context, source: Source, target: Reference, published: Published
+) -> Copied:
+    """As `check_published`, for what an earlier run has put."""
+    named = Reference(target.tenant, target.model, version=published.version)
+    verified = trusting.verify(published.signed, named, receiver.trust, receiver.pins.seen())
+    return _result(receiver, source, target, verified, new=False)
 
 
 def find(receiver: Context, source: Source, target: Reference, version: int) -> Copied:

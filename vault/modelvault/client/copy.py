@@ -11,26 +11,31 @@ from contextlib import suppress
 from modelvault.artifact import trust as trusting
 from modelvault.client.carrying import Carrying, Handed, open_carrying
 from modelvault.client.context import Context
-from modelvault.client.copied import Copied, Source, check_invitation, check_published, find
+from modelvault.client.copied import (
+    PURPOSE,
+    Copied,
+    Source,
+    check_invitation,
+    check_published,
+    find,
+    hand_over,
+)
 from modelvault.client.progress import Progress, counter
 from modelvault.client.tag import exact, move_tag
 from modelvault.client.transfer import transfer
 from modelvault.copies import (
     HandedOver,
-    HandOverAsk,
     ImportAsk,
     ImportDraft,
     ImportedFile,
     Importing,
 )
-from modelvault.errors import Conflict, IntegrityError, ModelVaultError, NotFound, Unavailable
-from modelvault.identity.binding import key_hash
+from modelvault.errors import Conflict, ModelVaultError, NotFound, Unavailable
 from modelvault.manifest import object_names
 from modelvault.ports.objects import UploadStore
 from modelvault.record import SignedVersion
 from modelvault.reference import Reference
 
-PURPOSE = "copy"
 _GONE = frozenset({"no_upload", "upload_closed"})
 
 
@@ -144,23 +149,11 @@ class _Copy:
         """The sealed keys, for an invitation that is the receiving vault's own."""
         if self._journal is not None and self._journal.handed is not None:
             return self._journal.handed
-        invitation = check_invitation(self._receiver.trust, importing, self._target)
-        recipient = invitation.recipient
-        ask = HandOverAsk(
-            reference=str(exact(self._source.verified)),
-            purpose=self._purpose,
-            ticket=self._ticket,
-            invitation=importing.invitation,
+        check_invitation(self._receiver.trust, importing, self._target)
+        verified = self._source.verified
+        handed = hand_over(
+            self._giver, exact(verified), verified.digest, importing, self._purpose, self._ticket
         )
-        caller = self._giver.credentials.caller(key_hash(recipient.suite, recipient.public_key))
-        handed = self._giver.broker.hand_over(caller, ask)
-        said = (handed.destination, handed.upload, handed.manifest)
-        if said != (self._receiver.vault, importing.id, self._source.verified.digest):
-            raise IntegrityError(
-                "wrong_version",
-                "the keys are of another version, or for another import",
-                "don't trust this broker",
-            )
         if self._journal is not None:
             self._journal.write(Handed(handed))
         return handed

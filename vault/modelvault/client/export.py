@@ -10,11 +10,14 @@ from pathlib import Path
 from modelvault import canonical
 from modelvault.artifact import leaves
 from modelvault.artifact import trust as trusting
+from modelvault.artifact.trust import Verified
 from modelvault.client.context import Context
+from modelvault.client.copied import PURPOSE, hand_over
 from modelvault.client.folder import appearing, continuing, write_file, write_rest
 from modelvault.client.keeper import Keeper
 from modelvault.client.load import Grant, take
 from modelvault.client.progress import Progress, counter
+from modelvault.copies import Carried, Importing
 from modelvault.crypto.floe import HEADER_BYTES, OVERHEAD, Geometry
 from modelvault.errors import IntegrityError
 from modelvault.loader.memory import check_fits
@@ -25,6 +28,8 @@ from modelvault.manifest import FileEntry, Manifest, object_names
 from modelvault.ports.objects import ObjectReader
 from modelvault.record import SignedVersion
 from modelvault.reference import Reference
+
+KEYS = "keys.json"
 
 
 def export(
@@ -98,13 +103,22 @@ def _write_plain(
 
 
 def pull(
-    context: Context, reference: Reference, folder: Path, *, progress: Progress | None = None
+    context: Context,
+    reference: Reference,
+    folder: Path,
+    *,
+    invited: Importing | None = None,
+    purpose: str = PURPOSE,
+    ticket: str | None = None,
+    progress: Progress | None = None,
 ) -> Manifest:
     """Copy a version as it lies in the vault: documents, trust file and objects, all checked.
 
     The folder holds `trust.json`, `model.json`, `manifest.json`, `tag.json` where the reference
-    names a tag, and `objects/`. Nothing in it can be read without a lease. A pull that was cut off
-    goes on with what is there.
+    names a tag, and `objects/`. Nothing in it can be read without a lease. With the import that
+    another vault has `invited` to, it holds `keys.json` too: the keys, sealed for that import,
+    which takes the action `export` to that vault. A pull that was cut off goes on with what is
+    there.
     Raises IntegrityError when any byte isn't what the signed manifest says, and as `export`.
     """
     seen = context.pins.seen()
@@ -115,12 +129,27 @@ def pull(
     store = context.places.pulled(str(exact), object_names(verified.manifest.files))
     name = hashlib.sha256(f"{verified.digest} {reference}".encode()).hexdigest()
     with continuing(folder, name) as draft:
-        for name, data in _documents(context, signed).items():
+        carried = (
+            {} if invited is None else _keys(context, exact, verified, invited, purpose, ticket)
+        )
+        for name, data in (_documents(context, signed) | carried).items():
             _write_bytes(draft / name, data)
         count = counter(progress, verified.manifest.size)
         for entry in verified.manifest.files:
             _copy(store, entry, verified.manifest.digest_alg, draft, count)
     return verified.manifest
+
+
+def _keys(
+    context: Context,
+    exact: Reference,
+    verified: Verified,
+    invited: Importing,
+    purpose: str,
+    ticket: str | None,
+) -> dict[str, bytes]:
+    handed = hand_over(context, exact, verified.digest, invited, purpose, ticket)
+    return {KEYS: canonical.encode(Carried(importing=invited, handed=handed))}
 
 
 def _documents(context: Context, signed: SignedVersion) -> dict[str, bytes]:

@@ -11,7 +11,8 @@ import msgspec
 
 from modelvault.artifact import trust as trusting
 from modelvault.client.context import Context
-from modelvault.client.copy import PURPOSE, copy
+from modelvault.client.copied import PURPOSE
+from modelvault.client.copy import copy
 from modelvault.client.progress import Progress
 from modelvault.client.tag import move_tag
 from modelvault.errors import NotFound

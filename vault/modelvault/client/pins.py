@@ -22,7 +22,9 @@ from typing import Literal
 import msgspec
 
 from modelvault import canonical
+from modelvault.artifact import trust as trusting
 from modelvault.artifact.trust import Seen
+from modelvault.crypto.dsse import Envelope
 from modelvault.errors import Conflict, IntegrityError, NotFound, Unavailable
 from modelvault.manifest import Id, Positive, Sha256
 from modelvault.record import MAX_TRUST, TrustFile
@@ -64,6 +66,43 @@ def read_trust(path: Path, vault: str | None = None) -> TrustFile:
             "put back the trust file that belongs to this home",
         )
     return trust
+
+
+def update_trust(path: Path, successor: Envelope) -> TrustFile:
+    """Put a trust file's successor in its place, once a key of the one that is there has signed it.
+
+    Doing it again changes nothing. Raises NotFound (`no_trust_file`), IntegrityError as
+    `artifact.trust.successor`, Unavailable (`cant_write`): then the old one stands.
+    """
+    held = read_trust(path)
+    if successor.payload == held.to_bytes():
+        return held
+    made = trusting.successor(successor, held)
+    try:
+        write_private(path, made.to_bytes())
+    except OSError as error:
+        raise Unavailable(
+            "cant_write",
+            f"can't write {path}: {os.strerror(error.errno or 0)}",
+            "where it is mounted read-only (a ConfigMap, an image), put the new one there",
+        ) from None
+    return made
+
+
+def read_successor(path: Path) -> Envelope:
+    """The signed trust file in a file, not yet verified.
+
+    NotFound (`no_trust_file`); IntegrityError when it is no such document.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise NotFound(
+            "no_trust_file",
+            f"can't read {path}: {os.strerror(error.errno or 0)}",
+            "get it from the vault's admin (`modelvault trust rotate` writes it)",
+        ) from None
+    return Envelope.from_bytes(data, limit=4 * MAX_TRUST, what=f"trust file {path}")
 
 
 def merge(old: Seen, new: Seen) -> Seen:

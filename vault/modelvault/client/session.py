@@ -17,11 +17,13 @@ from modelvault.client import push as pushing
 from modelvault.client.administration import Administration
 from modelvault.client.between import Between
 from modelvault.client.context import Context
+from modelvault.client.copied import PURPOSE
 from modelvault.client.load import OnRevoked
 from modelvault.client.local import Local
 from modelvault.client.progress import Progress
 from modelvault.client.push import Inspection, Pushed
 from modelvault.client.scan import scan
+from modelvault.copies import Importing
 from modelvault.errors import Conflict, InvalidRequest
 from modelvault.lease import (
     ModelDetail,
@@ -152,11 +154,28 @@ class Session(Administration, Between):
         )
 
     def pull(
-        self, reference: str, folder: str | Path, *, progress: Progress | None = None
+        self,
+        reference: str,
+        folder: str | Path,
+        *,
+        invited: Importing | None = None,
+        purpose: str = PURPOSE,
+        ticket: str | None = None,
+        progress: Progress | None = None,
     ) -> Manifest:
-        """Copy a version's ciphertext and signed documents into a new folder, all checked."""
+        """Copy a version's ciphertext and signed documents into a new folder, all checked.
+
+        With what another vault's `invite` gave, also the keys, sealed for that import alone: then
+        it is an `export` to that vault, for `purpose`.
+        """
         return exporting.pull(
-            self._context, Reference.parse(reference), Path(folder), progress=progress
+            self._context,
+            Reference.parse(reference),
+            Path(folder),
+            invited=invited,
+            purpose=purpose,
+            ticket=ticket,
+            progress=progress,
         )
 
     # looking

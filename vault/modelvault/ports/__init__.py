@@ -6,7 +6,14 @@ Held by all: an implementation may be used by many threads at once; nothing but
 
 from modelvault.ports.broker import Broker, Steward
 from modelvault.ports.identity import IssuerKeys, VerifyingKey
-from modelvault.ports.keys import BundleSigner, KeyAdmin, KeyService, Signer, WrappedKey
+from modelvault.ports.keys import (
+    BundleSigner,
+    KeyAdmin,
+    KeyService,
+    Signer,
+    SigningAdmin,
+    WrappedKey,
+)
 from modelvault.ports.ledger import Ledger
 from modelvault.ports.objects import (
     ObjectInfo,
@@ -36,6 +43,7 @@ __all__ = [
     "PolicyShelf",
     "PutPart",
     "Signer",
+    "SigningAdmin",
     "Steward",
     "UploadStore",
     "UrlSigner",

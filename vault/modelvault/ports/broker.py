@@ -152,9 +152,10 @@ class Broker(Protocol):
     def commit_import(self, caller: Caller, upload: str, draft: ImportDraft) -> Published:
         """Check what came, wrap its keys anew, and publish it as the model's next version.
 
-        As `commit` for who may and for repeating it. Raises as `open_import`, IntegrityError
-        (`not_for_us`: keys for another import, version or vault; `other_key`), InvalidRequest where
-        objects and manifest differ.
+        As `commit` for who may and for repeating it. A draft without files only asks whether all
+        else is well, and is InvalidRequest (`files_missing`) then. Raises as `open_import`,
+        IntegrityError (`not_for_us`: keys for another import, version or vault; `other_key`),
+        InvalidRequest where objects and manifest differ.
         """
         ...
 

@@ -94,6 +94,25 @@ class Signer(Protocol):
         ...
 
 
+class SigningAdmin(Protocol):
+    """The administrator's identity at the key service: exchanges signing keys."""
+
+    def public_key(self, purpose: SigningPurpose) -> bytes:
+        """As `Signer.public_key`."""
+        ...
+
+    def rotate_signing(self, purpose: SigningPurpose) -> bytes:
+        """Add a key, which is the one that signs from now on; its raw public key.
+
+        Whatever is signed with it is believed by nobody until a trust file names it.
+        """
+        ...
+
+    def sign_with(self, purpose: SigningPurpose, public_key: bytes, message: bytes) -> Signature:
+        """The signature of a key that the purpose has or had. NotFound (`no_signing_key`)."""
+        ...
+
+
 class BundleSigner(Protocol):
     """Signs policy bundles for OPA, which verifies no Ed25519: ECDSA P-256 with SHA-256.
 

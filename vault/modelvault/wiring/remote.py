@@ -28,7 +28,7 @@ def session(url: str, settings: Settings) -> Session:
     from modelvault.adapters.objects_http.transport import Transport
 
     address = Address(url=url, ca=settings.ca, certificate=settings.certificate, key=settings.key)
-    trust = read_trust(_trust_path(settings))
+    trust = read_trust(trust_path(settings))
     credentials = _credentials(settings, trust.vault)
     threads = max(settings.threads, LEAST_THREADS)
     broker = RemoteBroker(Connection(address))
@@ -61,7 +61,8 @@ def _memory(settings: Settings, vault: str) -> Path:
     return folder / "pins.json"
 
 
-def _trust_path(settings: Settings) -> Path:
+def trust_path(settings: Settings) -> Path:
+    """Where the pinned trust file is. Raises NotFound (`no_trust_file`)."""
     path = settings.trust or settings.config_home / "trust.json"
     if not path.exists():
         raise NotFound(

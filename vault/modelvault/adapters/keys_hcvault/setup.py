@@ -22,6 +22,7 @@ from modelvault.adapters.keys_hcvault.signer import (
     HcvaultSigner,
     key_name,
 )
+from modelvault.adapters.keys_hcvault.signing import HcvaultSigningAdmin
 from modelvault.clock import Clock, boot_ms
 from modelvault.errors import InvalidRequest
 from modelvault.ports.keys import SigningPurpose
@@ -122,6 +123,10 @@ class Setup:
     def signer(self, purposes: Sequence[SigningPurpose] = PURPOSES) -> HcvaultSigner:
         """What signs with the administrator's own rights: for the first documents of a vault."""
         return HcvaultSigner(dict.fromkeys(purposes, self._connection))
+
+    def signing_admin(self) -> HcvaultSigningAdmin:
+        """Exchanges signing keys with the administrator's own rights."""
+        return HcvaultSigningAdmin(self._connection)
 
     def bundle_signer(self) -> HcvaultBundleSigner:
         """As `signer`, for OPA's bundles."""

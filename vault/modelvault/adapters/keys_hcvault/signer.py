@@ -40,7 +40,7 @@ class HcvaultSigner:
     def sign(self, purpose: SigningPurpose, message: bytes) -> Signature:
         """The newest key's signature, verified before it is believed."""
         connection = self._connection(purpose)
-        version, signature = _signed(connection, key_name(purpose), message, {})
+        version, signature = signed(connection, key_name(purpose), message, {})
         public_key = self._public_key(purpose, version)
         try:
             Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
@@ -64,7 +64,7 @@ class HcvaultSigner:
         return known[1]
 
     def _read(self, purpose: SigningPurpose) -> tuple[int, bytes]:
-        version, text = _newest_key(self._connection(purpose), key_name(purpose), "ed25519")
+        version, text = newest_key(self._connection(purpose), key_name(purpose), "ed25519")
         try:
             key = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
@@ -93,7 +93,7 @@ class HcvaultBundleSigner:
     def sign(self, message: bytes) -> bytes:
         """Signature r || s, 64 bytes, verified before it is believed."""
         options = {"marshaling_algorithm": "jws", "hash_algorithm": "sha2-256"}
-        _, signature = _signed(self._connection, OPA_KEY, message, options)
+        _, signature = signed(self._connection, OPA_KEY, message, options)
         halves = (int.from_bytes(signature[:32]), int.from_bytes(signature[32:]))
         key = serialization.load_pem_public_key(self.public_pem().encode())
         try:
@@ -106,14 +106,14 @@ class HcvaultBundleSigner:
 
     def public_pem(self) -> str:
         """The public key as PEM (SubjectPublicKeyInfo)."""
-        return _newest_key(self._connection, OPA_KEY, "ecdsa-p256")[1]
+        return newest_key(self._connection, OPA_KEY, "ecdsa-p256")[1]
 
 
-def _signed(
-    connection: Connection, name: str, message: bytes, options: dict[str, str]
+def signed(
+    connection: Connection, name: str, message: bytes, options: Mapping[str, object]
 ) -> tuple[int, bytes]:
-    """(key version, 64 bytes)."""
-    answer = _asked(
+    """(key version, 64 bytes) of a signature; `options` as transit takes them."""
+    answer = asked(
         connection,
         lambda client: client.secrets.transit.sign_data(
             name=name,
@@ -136,8 +136,9 @@ def _signed(
     return version, signature
 
 
-def _newest_key(connection: Connection, name: str, kind: str) -> tuple[int, str]:
-    answer = _asked(
+def newest_key(connection: Connection, name: str, kind: str) -> tuple[int, str]:
+    """(version, public key as transit writes it) of a signing key's newest version."""
+    answer = asked(
         connection,
         lambda client: client.secrets.transit.read_key(name=name, mount_point=connection.mount),
     )
@@ -150,7 +151,8 @@ def _newest_key(connection: Connection, name: str, kind: str) -> tuple[int, str]
     return version, text
 
 
-def _asked(connection: Connection, ask: Any) -> Any:  # noqa: ANN401  hvac has no types
+def asked(connection: Connection, ask: Any) -> Any:  # noqa: ANN401  hvac has no types
+    """The answer. What the key service refuses about its own signing keys is an outage."""
     try:
         return connection.call(ask)
     except Refused:

@@ -182,11 +182,14 @@ class LocalKeyring:
 
     def sign(self, purpose: SigningPurpose, message: bytes) -> Signature:
         """See `Signer`."""
-        entry = self._current().signing[purpose][-1]
-        place = purpose, entry.version, entry.public_key
-        with self._seals.open_signing(*place, entry.sealed) as private:
-            signature = Ed25519PrivateKey.from_private_bytes(private.reveal()).sign(message)
-        return Signature(dsse.keyid(entry.public_key), signature)
+        return self._signature(purpose, self._current().signing[purpose][-1], message)
+
+    def sign_with(self, purpose: SigningPurpose, public_key: bytes, message: bytes) -> Signature:
+        """See `SigningAdmin`."""
+        for entry in self._current().signing[purpose]:
+            if entry.public_key == public_key:
+                return self._signature(purpose, entry, message)
+        raise NotFound("no_signing_key", f"no {purpose} key is that one", "see the trust file")
 
     def public_key(self, purpose: SigningPurpose) -> bytes:
         """See `Signer`."""
@@ -197,10 +200,7 @@ class LocalKeyring:
         return tuple(entry.public_key for entry in self._current().signing[purpose])
 
     def rotate_signing(self, purpose: SigningPurpose) -> bytes:
-        """Add a signing key, which signs from now on; its raw public key.
-
-        The trust file must name it before anything is signed with it.
-        """
+        """See `SigningAdmin`."""
 
         def add(keyring: Keyring) -> Keyring:
             old = keyring.signing[purpose]
@@ -211,6 +211,12 @@ class LocalKeyring:
         return self._change(add).signing[purpose][-1].public_key
 
     # Inside
+
+    def _signature(self, purpose: SigningPurpose, entry: SigningKey, message: bytes) -> Signature:
+        place = purpose, entry.version, entry.public_key
+        with self._seals.open_signing(*place, entry.sealed) as private:
+            signature = Ed25519PrivateKey.from_private_bytes(private.reveal()).sign(message)
+        return Signature(dsse.keyid(entry.public_key), signature)
 
     def _new_version(self, key: str, version: int) -> KekVersion:
         with Secret.random(KEY_BYTES) as kek:
