@@ -250,24 +250,32 @@ class TestByHand:
         run(1, "create", "n")
         first, second = tmp_path / "first.json", tmp_path / "second.json"
         assert run(1, "invite", "n", first).code == run(1, "invite", "n", second).code == 0
-        for name, wanted in (("bare", ()), ("one", ("--for", first)), ("two", ("--for", second))):
+        for name, wanted in (
+            ("bare", ()),
+            ("with-first", ("--for", first)),
+            ("with-second", ("--for", second)),
+        ):
             assert run(0, "pull", "m@1", tmp_path / name, *wanted).code == 0
         assert run(1, "import", tmp_path / "bare", "n", "--json").error.code == "not_invited"
         assert run(1, "import", tmp_path / "nowhere", "n", "--json").code == 4
-        keys = tmp_path / "two" / "keys.json"
-        sealed = json.loads((tmp_path / "one" / "keys.json").read_bytes())["handed"]["sealed"]
+        keys = tmp_path / "with-second" / "keys.json"
+        sealed = json.loads((tmp_path / "with-first" / "keys.json").read_bytes())["handed"][
+            "sealed"
+        ]
         mixed = json.loads(keys.read_bytes())
         mixed["handed"]["sealed"] = sealed
         keys.write_text(json.dumps(mixed))
-        assert run(1, "import", tmp_path / "two", "n", "--json").error.code == "not_for_us"
-        objects = sorted((tmp_path / "one" / "objects").iterdir(), key=lambda p: p.stat().st_size)
+        assert run(1, "import", tmp_path / "with-second", "n", "--json").error.code == "not_for_us"
+        objects = sorted(
+            (tmp_path / "with-first" / "objects").iterdir(), key=lambda p: p.stat().st_size
+        )
         data = bytearray(objects[-1].read_bytes())
         data[-1] ^= 1
         objects[-1].write_bytes(data)
-        assert run(1, "import", tmp_path / "one", "n", "--json").error.code == "altered"
+        assert run(1, "import", tmp_path / "with-first", "n", "--json").error.code == "altered"
         data[-1] ^= 1
         objects[-1].write_bytes(data)
-        assert run(1, "import", tmp_path / "one", "n").code == 0
+        assert run(1, "import", tmp_path / "with-first", "n").code == 0
 
     def test_an_untrusted_folder_is_refused_before_anything_is_carried(
         self, run, friends, homes: tuple[Path, Path], tmp_path: Path
