@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 RUNNER = Path(__file__).parents[1] / "support" / "crash_walks.py"
-SECONDS = 300
+SECONDS = 900
 
 # What the walk must come through, so that a rename in the code can't empty this test.
 LANDMARKS = {

@@ -211,9 +211,6 @@ class Importer:
             "commit again",
         )  # fmt: skip
 
-    def _stands(self, row: UploadRow) -> bool:
-        return self._parts.ledger.upload(row.id).state == "published"
-
 
 def _resource(model: KnownModel, source: Verified | None) -> Resource:
     if source is None:
