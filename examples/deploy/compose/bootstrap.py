@@ -2,7 +2,7 @@
 
 bootstrap.py prepare STATE                  certificates, passwords, an issuer's key, folders
 bootstrap.py found broker.toml ROOT_TOKEN   the vault, its bucket, and OPA's configuration
-bootstrap.py token STATE SUBJECT [GROUP …]  a token for an hour, in place of an identity provider
+bootstrap.py token SUBJECT [GROUP …]        a token for an hour, in place of an identity provider
 """
 
 from __future__ import annotations
@@ -107,15 +107,16 @@ def bucket(objects: dict[str, Any]) -> None:
         client.create_bucket(Bucket=objects["bucket"])
 
 
-def token(state: Path, subject: str, *groups: str) -> None:
+def token(subject: str, *groups: str) -> None:
     """Print a token of the issuer that broker.toml names, for this vault."""
-    vault = json.loads((state / "modelvault" / "trust.json").read_bytes())["vault"]
+    vault = json.loads(Path("/etc/modelvault/trust.json").read_bytes())["vault"]
+    key = Path("/run/secrets/issuer.key").read_bytes()
     now = int(time.time())
     claims = {
         "iss": ISS, "aud": f"modelvault:{vault}", "sub": subject, "groups": groups,
         "iat": now, "exp": now + 3600,
     }  # fmt: skip
-    print(jwt.encode(claims, (state / "issuer.key").read_bytes(), "ES256", {"kid": "1"}))
+    print(jwt.encode(claims, key, "ES256", {"kid": "1"}))
 
 
 def issuer(state: Path) -> None:
@@ -207,7 +208,7 @@ def main(call: str, first: str, *more: str) -> None:
     elif call == "found":
         found(Path(first), Path(*more))
     elif call == "token":
-        token(Path(first), *more)
+        token(first, *more)
     else:
         sys.exit(__doc__)
 
