@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from support.servers.process import free_port
 
 
 def test_readiness_says_no_while_calls_are_still_answered(stack, monkeypatch) -> None:
-    told = Path(stack.configs[0])
-    port = free_port()
+    first = Path(stack.configs[0])
+    port, metrics = free_port(), free_port()
     config = stack.folder / "stopping.toml"
     config.write_text(
-        told.read_text().replace(f"port = {stack.ports[0]}\n", f"port = {port}\nnotice_s = 2\n")
+        first.read_text().replace(
+            f"port = {stack.ports[0]}\n", f"port = {port}\nmetrics_port = {metrics}\nnotice_s = 2\n"
+        )
     )
     monkeypatch.setattr(stack, "ports", [*stack.ports, port])
     monkeypatch.setattr(stack, "configs", [*stack.configs, config])
@@ -27,6 +30,10 @@ def test_readiness_says_no_while_calls_are_still_answered(stack, monkeypatch) ->
         )
 
     assert ask("/readyz").json()["status"] == "ready"
+    assert "modelvault_" not in ask("/metrics").text  # not where everybody is answered
+    told = requests.get(f"http://127.0.0.1:{metrics}/metrics", timeout=10).text
+    assert 'modelvault_part_up{part="ledger"} 1.0' in told
+    assert re.search(r"^modelvault_leases_running \d+\.0$", told, re.MULTILINE)
     broker.signal(signal.SIGTERM)
     broker.until(lambda: ask("/readyz").status_code == 503)  # with the port closed, this raises
     assert ask("/readyz").json()["parts"]["server"] == "stopping"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -87,3 +89,30 @@ def test_a_whole_has_what_all_its_parts_have() -> None:
         costs = meter.costs()
         assert (costs.read_bytes, costs.decrypted_bytes) == ({"a": times * 1000}, times * 500)
         assert costs.seconds == {"read": pytest.approx(times * 500e-6)}
+
+
+def test_a_forked_child_waits_for_no_thread_of_its_parent() -> None:
+    """It has none of them: whatever lock one held at the fork is held for ever."""
+    script = """
+import os, threading
+from modelvault.artifact.meter import Meter
+meter = Meter()
+held, over = threading.Event(), threading.Event()
+def hold():
+    with meter._lock:
+        held.set()
+        over.wait()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+child = os.fork()
+if child == 0:
+    meter.read("folder", 1)
+    os._exit(7)
+status = os.waitpid(child, 0)[1]
+over.set()
+thread.join()
+assert os.waitstatus_to_exitcode(status) == 7
+"""
+    done = subprocess.run([sys.executable, "-c", script], timeout=30, check=False)
+    assert done.returncode == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, Self
@@ -29,10 +31,14 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     decrypted_bytes: int
 
 
+_meters: weakref.WeakSet[Meter] = weakref.WeakSet()
+
+
 class Meter:
     """Adds up, for itself and for the `whole` that it is a part of. Thread-safe."""
 
     def __init__(self, whole: Meter | None = None) -> None:
+        _meters.add(self)
         self._whole = whole
         self._lock = threading.Lock()
         self._ns: dict[str, int] = {}
@@ -64,6 +70,10 @@ class Meter:
         if self._whole is not None:
             self._whole.add(ns, decrypted)
 
+    def unlock(self) -> None:
+        """For a forked child, which has one thread."""
+        self._lock = threading.Lock()
+
     def costs(self) -> Costs:
         """All so far."""
         with self._lock:
@@ -72,6 +82,15 @@ class Meter:
                 read_bytes=dict(self._read),
                 decrypted_bytes=self._decrypted,
             )
+
+
+def _unlock() -> None:
+    """In a forked child: a lock that another thread of its parent held would never be let go."""
+    for meter in list(_meters):
+        meter.unlock()
+
+
+os.register_at_fork(after_in_child=_unlock)
 
 
 class Laps:
