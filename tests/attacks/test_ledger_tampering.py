@@ -23,7 +23,7 @@ from modelvault.errors import (
     Unavailable,
 )
 from modelvault_cli.main import EXIT_CODES
-from support.attacked import change, folder, rows
+from support.attacked import as_somebody, change, folder, rows
 from support.command import call
 from support.homes import isolated
 
@@ -57,7 +57,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 for name in ("m", "n"):
                     vault.create(name, classification="internal")
                     vault.push(folder(place / "in", FILES), f"{name}:prod")
-                    vault.push(place / "in", f"{name}:next")
+                    vault.push(place / "in", f"{name}:next", upload_all=True)
         with connect() as vault, vault.load("m:prod", purpose="inference"):
             pass
         yield place
@@ -418,6 +418,37 @@ def test_the_exit_codes(place: Place, capsys: pytest.CaptureFixture[str]) -> Non
     KEYS["key: gone"][0](place)
     told = call(capsys, "load", "m@1", "--purpose", "inference", "--json")
     assert (told.code, told.error.code) == (6, "key_missing")
+
+
+# By what a push finds a file unchanged
+
+
+@pytest.mark.parametrize("source", [KEY1, KEY2, KEYN])
+def test_fingerprints(place: Place, tmp_path: Path, source: str) -> None:
+    """Whoever exchanges them makes files be uploaded again, and none be taken for another: here the
+    newest version's for one that had the contents which are pushed next."""
+    older = folder(tmp_path / "older", FILES)
+    with connect() as vault:
+        vault.push(folder(tmp_path / "newer", {"a.dat": b"b" * 9000}), "m")
+    newest = "artifact = (select artifact from versions where model = 'm' and version = 3)"
+    taken = place.of("fingerprint", "fingerprints", source)
+    place.set("fingerprints", "fingerprint", taken, newest)
+    with connect() as vault:
+        assert vault.push(older, "m").unchanged == ()
+        with vault.load("m@4", purpose="inference") as model:
+            assert model.open("a.dat").read() == FILES["a.dat"]
+        assert vault.push(older, "m").unchanged == ("a.dat",)
+
+
+def test_somebody_elses_version_under_ones_own_name(place: Place, tmp_path: Path) -> None:
+    """Who pushed a version, its signed manifest says."""
+    with connect() as vault:
+        mine = vault.whoami().id
+        with as_somebody(vault, "mallory", "admins") as mallory:
+            mallory.push(folder(tmp_path / "in", FILES), "m")
+    place.set("versions", "created_by", mine, "model = 'm' and version = 3")
+    with connect() as vault:
+        assert vault.push(tmp_path / "in", "m").unchanged == ()
 
 
 # The policy that counts

@@ -27,7 +27,7 @@ from modelvault.errors import (
     NotFound,
     Unavailable,
 )
-from modelvault.lease import Draft, DraftFile
+from modelvault.lease import Draft, DraftFile, TaggedFile
 from modelvault.manifest import Manifest
 from support.attacked import as_somebody, folder
 from support.homes import isolated, safetensors_bytes
@@ -175,6 +175,116 @@ def test_a_draft_that_lies(
         liar.push(folder(tmp_path / "in", {"a.dat": b"a" * 100}), "m")
     assert vault.show("m").versions == ()
     vault.push(tmp_path / "in", "m")  # and the next one works
+
+
+# Files that are said to be unchanged
+
+
+def unchanged(draft: Draft, **changes: object) -> Draft:
+    """All files are told to be unchanged, with the tags that they were pushed with."""
+    files = tuple(
+        msgspec.structs.replace(TaggedFile(path=file.path, content=file.content), **changes)
+        for file in draft.files
+    )
+    return msgspec.structs.replace(draft, files=(), unchanged=(*draft.unchanged, *files))
+
+
+CLAIMS: dict[str, tuple[dict[str, bytes], Callable[[Draft], Draft]]] = {
+    "other contents": ({"a.dat": b"b" * 100}, unchanged),
+    "another size": ({"a.dat": b"a" * 101}, unchanged),
+    "another path": ({"b.dat": b"a" * 100}, unchanged),
+    "another path's tag": (
+        {"a.dat": b"b" * 100},
+        lambda d: unchanged(d, content=bytes(32)),
+    ),
+    "a path that wasn't declared": ({"b.dat": b"a" * 100}, lambda d: unchanged(d, path="a.dat")),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_what_isnt_unchanged(
+    vault: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claim: str
+) -> None:
+    files, lie = CLAIMS[claim]
+    vault.push(folder(tmp_path / "in", {"a.dat": b"a" * 100}), "m")
+    liar = drafting(vault, monkeypatch, lie)
+    with pytest.raises(InvalidRequest) as caught:
+        liar.push(folder(tmp_path / "other", files), "m")
+    assert caught.value.code in {"not_unchanged", "not_as_declared"}
+    assert len(vault.show("m").versions) == 1
+    vault.push(tmp_path / "other", "m")
+
+
+def test_unchanged_files_of_another_model_or_of_an_older_version(
+    vault: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The right contents, path and size, pushed by the same identity: but not in the version that
+    the push is compared with."""
+    vault.create("other")
+    vault.push(folder(tmp_path / "in", {"a.dat": b"a" * 100}), "other")
+    liar = drafting(vault, monkeypatch, unchanged)
+    for _ in range(2):
+        with pytest.raises(InvalidRequest) as caught:
+            liar.push(tmp_path / "in", "m")
+        assert caught.value.code == "not_unchanged"
+        vault.push(tmp_path / "in", "m")
+        vault.push(folder(tmp_path / "newer", {"a.dat": b"b" * 100}), "m")
+
+
+def test_a_file_under_another_ones_tag_is_in_nobody_elses_version(
+    vault: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker can't check a tag. Who pushes weights with a backdoor under the tag of the good
+    ones waits in vain that somebody else's push takes the bad ones for unchanged."""
+    good, bad = {"a.dat": b"g" * 100}, {"a.dat": b"b" * 100}
+    tags: list[bytes] = []
+
+    def note(draft: Draft) -> Draft:
+        tags.append(draft.files[0].content)
+        return draft
+
+    with as_somebody(vault, "mallory", "admins") as mallory:
+        noting = drafting(mallory, monkeypatch, note)
+        noting.push(folder(tmp_path / "good", good), "m")  # to know the tag
+        liar = drafting(mallory, monkeypatch, lambda d: one(d, content=tags[0]))
+        liar.push(folder(tmp_path / "bad", bad), "m")
+        assert mallory.push(tmp_path / "good", "m").unchanged == ("a.dat",)
+        with vault.load("m@3", purpose="inference") as model:
+            assert model.open("a.dat").read() == bad["a.dat"]  # they deceived themselves
+    pushed = vault.push(tmp_path / "good", "m")
+    assert pushed.unchanged == ()
+    with vault.load(f"m@{pushed.version}", purpose="inference") as model:
+        assert model.open("a.dat").read() == good["a.dat"]
+
+
+def test_a_pusher_that_may_not_load_learns_nothing_of_others_files(
+    vault: Session, tmp_path: Path
+) -> None:
+    """No guess at another identity's file is answered, neither by candidates nor by comparing."""
+    vault.push(folder(tmp_path / "in", {"config.json": b'{"password": "1234"}'}), "m")
+    with as_somebody(vault, "mallory", "admins") as mallory:
+        context, asked = mallory._context, []
+        real = context.broker
+
+        class Asking:
+            """Compares all files, whatever the candidates are."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+            def open_version(self, caller: Any, ask: Any) -> Any:
+                upload = real.open_version(caller, ask)
+                asked.append(upload.candidates)
+                return msgspec.structs.replace(upload, candidates=("config.json",))
+
+            def compare(self, *arguments: Any) -> Any:
+                compared = real.compare(*arguments)
+                asked.append(compared.files)
+                return compared
+
+        session = Session(msgspec.structs.replace(context, broker=Asking()))
+        session.push(tmp_path / "in", "m")  # the right guess
+    assert asked == [(), ()]
 
 
 def test_somebody_elses_upload(vault: Session, tmp_path: Path) -> None:

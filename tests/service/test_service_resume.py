@@ -123,7 +123,7 @@ def test_a_push_killed_at_90_percent_sends_the_rest_alone(
     with job.load(name, purpose="inference") as loaded:
         assert bytes(loaded.read_bytes("weights.dat")) == (large / "weights.dat").read_bytes()
     resumed = [e for e in admin.entries(reference=name).entries if "step" in e.details]
-    assert [e.details["step"] for e in resumed] == ["resume"]
+    assert [e.details["step"] for e in resumed] == ["content_key", "resume"]
 
 
 def test_a_file_that_changed_meanwhile_is_sent_anew(

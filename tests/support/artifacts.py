@@ -12,6 +12,7 @@ from support.documents import ARTIFACT
 from support.memory_store import MemoryStore
 
 DEK = bytes(range(32, 64))
+CONTENT_KEY = Secret(bytearray(range(64, 96)))
 
 
 def file_key(path: str, artifact: str = ARTIFACT) -> Secret:
@@ -34,10 +35,11 @@ def put_file(
 
     names = f"objects/{2 * number:032x}", f"objects/{2 * number + 1:032x}"
     done: list[int] = [] if progress is None else progress
-    digest = writer.encrypt_file(
+    encrypted = writer.encrypt_file(
         read_into,
         len(plain),
         file_key(path),
+        CONTENT_KEY,
         derive.file_aad(ARTIFACT, path),
         Geometry(segment_length),
         alg,
@@ -45,7 +47,7 @@ def put_file(
         names,
         done.append,
     )
-    return FileEntry(path, len(plain), segment_length, ARTIFACT, *names, digest)
+    return FileEntry(path, len(plain), segment_length, ARTIFACT, *names, encrypted.digest)
 
 
 def reader(

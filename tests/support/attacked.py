@@ -86,10 +86,11 @@ def forge_file(home: Path, entry: FileEntry, key: bytes, content: bytes, alg: st
     def read(offset: int, buffer: memoryview) -> None:
         buffer[:] = content[offset : offset + len(buffer)]
 
-    digest = encrypt_file(
-        read, len(content), Secret.copy_of(key), derive.file_aad(entry.artifact, entry.path),
+    encrypted = encrypt_file(
+        read, len(content), Secret.copy_of(key), Secret.random(32),
+        derive.file_aad(entry.artifact, entry.path),
         Geometry(entry.segment_length), alg, FolderStore(home), names, lambda _done: None,
     )  # fmt: skip
     return msgspec.structs.replace(
-        entry, size=len(content), object=names[0], leaves=names[1], digest=digest
+        entry, size=len(content), object=names[0], leaves=names[1], digest=encrypted.digest
     )

@@ -105,7 +105,7 @@ class HonestBroker:
             segment_length=4096,
             digest_alg="blake3",
             expires_at=WHEN,
-            sealed=self.seal(dek, [(artifact, path) for path in paths], ask, info),
+            sealed=self.seal_push(dek, artifact, paths, ask, info),
         )
         self.uploads[upload] = (ask, opened, dek)
         return opened
@@ -234,6 +234,15 @@ class HonestBroker:
         self, dek: Secret, files: list[tuple[str, str]], ask: PushAsk | LeaseAsk, info: bytes
     ) -> bytes:
         keys = b"".join(bytes(derive.file_key(dek, *file).reveal()) for file in files)
+        return hpke.seal(Secret.copy_of(keys), ask.recipient.suite, ask.recipient.public_key, info)
+
+    def seal_push(
+        self, dek: Secret, artifact: str, paths: list[str], ask: PushAsk, info: bytes
+    ) -> bytes:
+        keys = b"".join(
+            [bytes(derive.file_key(dek, artifact, path).reveal()) for path in paths]
+            + [bytes(derive.content_key(dek, path).reveal()) for path in paths]
+        )
         return hpke.seal(Secret.copy_of(keys), ask.recipient.suite, ask.recipient.public_key, info)
 
     def find(self, reference: Reference) -> Manifest:

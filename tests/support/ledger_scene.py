@@ -116,10 +116,12 @@ class Scene:
             )
             for path, size in zip(upload.paths, upload.sizes, strict=True)
         )  # fmt: skip
+        together = tuple(sorted((*own, *reuse), key=lambda file: file.path))
         manifest = Manifest(
             vault=VAULT, tenant=upload.tenant, model=upload.model, version=version,
             artifact=upload.artifact, created_at=to_text(self.now), created_by=upload.subject,
-            previous=previous, digest_alg="blake3", files=own + reuse, hints=Hints(), labels={},
+            previous=previous, digest_alg="blake3", files=together,
+            hints=Hints(), labels={},
             provenance=Provenance(),
         )  # fmt: skip
         signed = envelope(manifest.to_bytes())
@@ -129,10 +131,12 @@ class Scene:
             size=manifest.size, files=len(manifest.files),
         )  # fmt: skip
 
-    def next_version(self, upload: UploadRow) -> tuple[VersionRow, str | None]:
+    def next_version(
+        self, upload: UploadRow, reuse: tuple[FileEntry, ...] = ()
+    ) -> tuple[VersionRow, str | None]:
         model = self.ledger.model(upload.tenant, upload.model)
         head = model.head_manifest
-        return self.version_row(upload, model.head_version + 1, head), head
+        return self.version_row(upload, model.head_version + 1, head, reuse), head
 
     def push(self, model: str = "m", **fields: object) -> VersionRow:
         upload = self.begin(model, **fields)

@@ -121,13 +121,14 @@ class Sealed(Version):
             def read(offset: int, buffer: memoryview, data: bytes = data) -> None:
                 buffer[:] = data[offset : offset + len(buffer)]
 
-            digest = encrypt_file(
-                read, len(data), self.keys[file.path], derive.file_aad(ARTIFACT, file.path),
+            encrypted = encrypt_file(
+                read, len(data), self.keys[file.path], Secret.random(32),
+                derive.file_aad(ARTIFACT, file.path),
                 geometry, "blake3", self.store, (file.object, file.leaves), lambda _done: None,
             )  # fmt: skip
             entries.append(
                 FileEntry(file.path, file.size, segment_length, ARTIFACT, file.object,
-                          file.leaves, digest)
+                          file.leaves, encrypted.digest)
             )  # fmt: skip
         self.manifest = manifest(tuple(entries), ())
         self.readers = {

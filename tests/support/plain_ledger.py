@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -39,6 +39,7 @@ class State:
     versions: dict[tuple[str, str, int], VersionRow] = field(default_factory=dict)
     tags: dict[tuple[str, str, str], TagRow] = field(default_factory=dict)
     keys: dict[str, KeyRow] = field(default_factory=dict)
+    marks: dict[tuple[str, str], bytes] = field(default_factory=dict)
     uploads: dict[str, UploadRow] = field(default_factory=dict)
     became: dict[str, tuple[tuple[str, str, int], Entry]] = field(default_factory=dict)
     leases: dict[str, LeaseRow] = field(default_factory=dict)
@@ -205,14 +206,39 @@ class PlainLedger:
             return state.uploads[upload]
 
     def publish(
-        self, upload: str, row: VersionRow, expected_head: str | None, entry: Entry
+        self,
+        upload: str,
+        row: VersionRow,
+        expected_head: str | None,
+        entry: Entry,
+        fingerprints: Sequence[tuple[str, bytes]] = (),
     ) -> Entry:
         self._check_row(row, expected_head)
+        files = manifest(row).files
+        own = {file.path for file in files if file.artifact == row.artifact}
+        if not own.issuperset(path for path, _ in fingerprints):
+            raise InvalidRequest("bad_version", "")
         with self._change() as state:
             sent = self._open_upload(state, upload, row)
             if sent.artifact != row.artifact:
                 raise NotFound("no_upload", "")
-            return self._raise_head(state, upload, row, expected_head, entry)
+            there = {
+                (one, file.artifact)
+                for other in state.versions.values()
+                if (other.tenant, other.model) == (row.tenant, row.model)
+                for file in manifest(other).files
+                for one in (file.object, file.leaves)
+            }
+            if any(
+                (one, file.artifact) not in there
+                for file in files
+                if file.artifact != row.artifact
+                for one in (file.object, file.leaves)
+            ):
+                raise Conflict("earlier_gone", "")
+            written = self._raise_head(state, upload, row, expected_head, entry)
+            state.marks |= {(row.artifact, path): mark for path, mark in fingerprints}
+            return written
 
     def take_in(
         self,
@@ -293,6 +319,15 @@ class PlainLedger:
         items = sorted(self._state.versions.items(), reverse=True)
         return [row for place, row in items if place[:2] == (tenant, model)]
 
+    def newest(self, tenant: str, model: str, created_by: str) -> VersionRow:
+        for row in self.versions(tenant, model):
+            if row.created_by == created_by and row.hidden_at is None:
+                return row
+        raise NotFound("no_version", "")
+
+    def fingerprints(self, artifacts: Collection[str]) -> dict[tuple[str, str], bytes]:
+        return {one: mark for one, mark in self._state.marks.items() if one[0] in artifacts}
+
     def hide(self, tenant: str, model: str, version: int | None, at: int, entry: Entry) -> None:
         with self._change() as state:
             if version is None:
@@ -365,9 +400,10 @@ class PlainLedger:
                 raise Conflict("version_stands", "")
             kept = {file.artifact for other in state.versions.values()
                     for file in manifest(other).files}  # fmt: skip
-            for file in manifest(row).files:
-                if file.artifact not in kept:
-                    state.keys.pop(file.artifact, None)
+            for artifact in {row.artifact, *(file.artifact for file in manifest(row).files)} - kept:
+                state.keys.pop(artifact, None)
+                for mark in [one for one in state.marks if one[0] == artifact]:
+                    del state.marks[mark]
             for tag in [one for one, t in state.tags.items() if (*one[:2], t.version) == place]:
                 del state.tags[tag]
             for upload in [one for one, (other, _) in state.became.items() if other == place]:
@@ -422,6 +458,16 @@ class PlainLedger:
         if artifact not in self._state.keys:
             raise NotFound("no_key", "")
         return self._state.keys[artifact]
+
+    def keep_key(self, key: KeyRow, entry: Entry) -> KeyRow:
+        with self._change() as state:
+            if key.artifact in state.keys:
+                return state.keys[key.artifact]
+            if key.kek_version < self._model(state, key.tenant, key.model).kek_floor:
+                raise Conflict("kek_moved", "")
+            state.keys[key.artifact] = key
+            self._log(state, entry)
+            return key
 
     def keys_below(
         self, tenant: str, model: str, kek_version: int, limit: int = 200

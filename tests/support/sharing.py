@@ -22,7 +22,15 @@ def push_sharing(vault: Vault, name: str, older: int, new: Mapping[str, bytes]) 
     row = vault.ledger.version(reference.tenant, reference.model, older)
     before = Manifest.from_bytes(row.manifest.payload)
     added = tuple(
-        FileEntry(segment_length=SEGMENT, artifact=upload.artifact, **msgspec.structs.asdict(file))
+        FileEntry(
+            path=file.path,
+            size=file.size,
+            segment_length=SEGMENT,
+            artifact=upload.artifact,
+            object=file.object,
+            leaves=file.leaves,
+            digest=file.digest,
+        )
         for file in draft.files
     )
     manifest = msgspec.structs.replace(

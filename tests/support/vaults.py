@@ -28,11 +28,13 @@ from modelvault.adapters.ledger_sql.ledger import SqlLedger
 from modelvault.adapters.objects_folder import FolderStore
 from modelvault.adapters.policy_regorus import RegorusEngine
 from modelvault.artifact import trust as trusting
+from modelvault.artifact.content import Tagger
 from modelvault.artifact.reader import FileReader
 from modelvault.artifact.trust import Seen
 from modelvault.artifact.writer import encrypt_file
 from modelvault.broker.service import LocalBroker
 from modelvault.broker.terms import Terms
+from modelvault.client.keys import PushKeys
 from modelvault.clock import to_text
 from modelvault.crypto import derive, dsse, hpke
 from modelvault.crypto.floe import Geometry
@@ -43,6 +45,7 @@ from modelvault.identity.binding import bound_audience, key_hash, plain_audience
 from modelvault.identity.issuer import Issuer, local_issuer
 from modelvault.identity.mint import mint
 from modelvault.lease import (
+    CompareAsk,
     DeclaredFile,
     Draft,
     DraftFile,
@@ -51,6 +54,7 @@ from modelvault.lease import (
     Published,
     PushAsk,
     Recipient,
+    TaggedFile,
     Upload,
 )
 from modelvault.policy.bundle import Bundle
@@ -244,8 +248,8 @@ class Vault:
 
     def open(
         self, name: str, files: Mapping[str, bytes], *, caller: Caller | None = None
-    ) -> tuple[Upload, dict[str, Secret]]:
-        """Open a version; its file keys by path."""
+    ) -> tuple[Upload, PushKeys]:
+        """Open a version; its keys by path."""
         key, recipient, nonce = one_time()
         ask = push_ask(name, files, recipient, nonce)
         upload = self.broker.open_version(caller or self.caller(), ask)
@@ -254,29 +258,30 @@ class Vault:
             "push", self.id, upload.id, upload.tenant, upload.model, 0, None, "push", paths,
             recipient, nonce,
         )  # fmt: skip
-        return upload, split(key.open(upload.sealed, info), paths)
+        return upload, split_push(key.open(upload.sealed, info), paths)
 
     def opened_keys(
         self, upload: Upload, ask: Any, key: RecipientKey, paths: Sequence[str]
-    ) -> dict[str, Secret]:
-        """The file keys of an upload that was opened or resumed for `key`."""
+    ) -> PushKeys:
+        """The keys of an upload that was opened or resumed for `key`."""
         info = binding.info(
             "push", self.id, upload.id, upload.tenant, upload.model, 0, None, "push", paths,
             ask.recipient, ask.nonce,
         )  # fmt: skip
-        return split(key.open(upload.sealed, info), paths)
+        return split_push(key.open(upload.sealed, info), paths)
 
-    def put(self, upload: Upload, path: str, plain: bytes, key: Secret) -> DraftFile:
+    def put(self, upload: Upload, path: str, plain: bytes, keys: PushKeys) -> DraftFile:
         """Encrypt and put one file, as the client does."""
         names = (f"objects/{secrets.token_hex(16)}", f"objects/{secrets.token_hex(16)}")
 
         def read_into(offset: int, buffer: memoryview) -> None:
             buffer[:] = plain[offset : offset + len(buffer)]
 
-        digest = encrypt_file(
+        encrypted = encrypt_file(
             read_into,
             len(plain),
-            key,
+            keys.files[path],
+            keys.contents[path],
             derive.file_aad(upload.artifact, path),
             Geometry(upload.segment_length),
             upload.digest_alg,
@@ -285,15 +290,29 @@ class Vault:
             lambda _done: None,
         )
         return DraftFile(
-            path=path, size=len(plain), object=names[0], leaves=names[1], digest=digest
+            path=path,
+            size=len(plain),
+            object=names[0],
+            leaves=names[1],
+            digest=encrypted.digest,
+            content=encrypted.content,
         )
+
+    def tag(self, upload: Upload, path: str, plain: bytes, keys: PushKeys) -> TaggedFile:
+        """A file's content tag, as the client makes it to compare."""
+        geometry = Geometry(upload.segment_length)
+        tagger = Tagger(upload.digest_alg, keys.contents[path], geometry, len(plain))
+        for position in range(geometry.segments(len(plain))):
+            at = position * geometry.payload
+            tagger.block(position, plain[at : at + geometry.payload])
+        return TaggedFile(path=path, content=tagger.tag())
 
     def upload(
         self, name: str, files: Mapping[str, bytes], *, caller: Caller | None = None
     ) -> tuple[Upload, Draft]:
         """All of a push but the commit."""
         upload, keys = self.open(name, files, caller=caller)
-        put = tuple(self.put(upload, path, files[path], keys[path]) for path in sorted(files))
+        put = tuple(self.put(upload, path, files[path], keys) for path in sorted(files))
         return upload, Draft(files=put)
 
     def push(
@@ -303,6 +322,20 @@ class Vault:
         caller = caller or self.caller()
         upload, plain = self.upload(name, files, caller=caller)
         return self.broker.commit(caller, upload.id, Draft(files=plain.files, **draft))
+
+    def push_again(
+        self, name: str, files: Mapping[str, bytes], *, caller: Caller | None = None
+    ) -> Published:
+        """A push that uploads only what the broker doesn't find unchanged, as the client does."""
+        caller = caller or self.caller()
+        upload, keys = self.open(name, files, caller=caller)
+        tags = tuple(self.tag(upload, path, files[path], keys) for path in upload.candidates)
+        compared = self.broker.compare(caller, upload.id, CompareAsk(files=tags))
+        same = {entry.path for entry in compared.files}
+        put = (self.put(upload, path, files[path], keys) for path in sorted(files)
+               if path not in same)  # fmt: skip
+        unchanged = tuple(tag for tag in tags if tag.path in same)
+        return self.broker.commit(caller, upload.id, Draft(files=tuple(put), unchanged=unchanged))
 
     # loading
     def ask(self, reference: str, **changes: Any) -> tuple[LeaseAsk, RecipientKey]:
@@ -497,3 +530,11 @@ def split(keys: Secret, paths: Sequence[str]) -> dict[str, Secret]:
     whole = keys.reveal()
     assert len(whole) == 32 * len(paths)
     return {path: Secret.copy_of(whole[32 * at : 32 * at + 32]) for at, path in enumerate(paths)}
+
+
+def split_push(keys: Secret, paths: Sequence[str]) -> PushKeys:
+    """FileKeys in the order of the paths, and content keys behind them."""
+    whole = keys.reveal()
+    half = 32 * len(paths)
+    parts = (Secret.copy_of(whole[:half]), Secret.copy_of(whole[half:]))
+    return PushKeys(files=split(parts[0], paths), contents=split(parts[1], paths))

@@ -72,7 +72,7 @@ class UploadRow(msgspec.Struct, frozen=True, kw_only=True):
     """A version that was opened and isn't published: who may go on, with what, until when.
 
     `paths` and `sizes` are what was declared, in order; `recipient` is the SHA-256 of the key the
-    FileKeys were sealed to.
+    FileKeys were sealed to. `base` is the version whose files it may name as unchanged.
     """
 
     id: str
@@ -86,6 +86,7 @@ class UploadRow(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     expires_at: int
     state: Literal["open", "published", "aborted"] = "open"
+    base: int | None = None
 
 
 class LeaseRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from modelvault.manifest import (
     Count,
     Digest,
     DigestAlgorithm,
+    FileEntry,
     Hints,
     Id,
     Label,
@@ -26,6 +27,7 @@ from modelvault.manifest import (
 from modelvault.record import Entry, SignedVersion
 
 Nonce = Annotated[bytes, Meta(min_length=16, max_length=16)]
+ContentTag = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Suite = Literal["mlkem768-x25519", "x25519"]
 
 MAX_PARTS = 10_000  # S3's limit of one multipart upload
@@ -114,7 +116,12 @@ class PushAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Upload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An opened version. `sealed` as in Lease, in the order of the ask's files."""
+    """An opened version. `sealed` is HPKE over the 32-byte FileKeys, in the order of the ask's
+    files, and behind them the content keys in the same order.
+
+    `candidates` are the paths that may be unchanged: the same identity has pushed them before, with
+    the same size.
+    """
 
     id: Id
     tenant: Name
@@ -124,6 +131,26 @@ class Upload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     digest_alg: DigestAlgorithm
     expires_at: Time
     sealed: bytes
+    candidates: tuple[str, ...] = ()
+
+
+class TaggedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A file that may be unchanged, and its content tag (`artifact.content`)."""
+
+    path: str
+    content: ContentTag
+
+
+class CompareAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The question which of an upload's candidates are unchanged."""
+
+    files: tuple[TaggedFile, ...]
+
+
+class Compared(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The earlier entries of those that are: they need not be uploaded."""
+
+    files: tuple[FileEntry, ...]
 
 
 class ResumeAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -185,19 +212,26 @@ class Putting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class DraftFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A file as it was encrypted and put: size is the plaintext's."""
+    """A file as it was encrypted and put: size is the plaintext's, `content` the content tag by
+    which the same identity's next push may find it unchanged."""
 
     path: str
     size: Count
     object: ObjectName
     leaves: ObjectName
     digest: Digest
+    content: ContentTag
 
 
 class Draft(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The pusher's half of a manifest. The broker believes none of it about who and which."""
+    """The pusher's half of a manifest. The broker believes none of it about who and which.
+
+    `files` were put, `unchanged` are as in the version that the upload is compared with; together
+    they are the declared ones.
+    """
 
     files: tuple[DraftFile, ...]
+    unchanged: tuple[TaggedFile, ...] = ()
     hints: Hints = Hints()
     labels: dict[Label, Label] = {}
     provenance: Provenance = Provenance()

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     "--follow-links", is_flag=True,
     help="Take files that links outside the folder point to, as in Hugging Face caches.",
 )  # fmt: skip
+@click.option(
+    "--upload-all", is_flag=True,
+    help="Upload unchanged files too, taking nothing from earlier versions.",
+)  # fmt: skip
 @arguments.dry_run
 @pass_globals
 def push(
@@ -53,12 +57,14 @@ def push(
     source_commit: str | None,
     public_metadata: bool,
     follow_links: bool,
+    upload_all: bool,
     dry_run: bool,
 ) -> None:
     """Encrypt a file or a folder and put it in the vault as the model's next version.
 
-    A tag in the reference is moved to the new version. Each byte is read once; nothing is visible
-    before the version stands whole, and the plaintext stays where it is.
+    A tag in the reference is moved to the new version. Nothing is visible before the version stands
+    whole, and the plaintext stays where it is. Files that are as they were in the newest version
+    that you pushed are not uploaded again: the new version refers to them.
     """
     from modelvault.clock import boot_ms
     from modelvault_cli.output import emit, progress
@@ -81,6 +87,7 @@ def push(
                 provenance=provenance,
                 public_metadata=public_metadata,
                 follow_links=follow_links,
+                upload_all=upload_all,
                 progress=advance,
             )
         document = _document(reference, pushed.found, pushed, boot_ms() - start)
@@ -139,6 +146,8 @@ def _document(reference: str, found: Inspection, pushed: Pushed | None, elapsed_
         formats=found.formats,
         pickles=found.pickles,
         skipped=found.skipped,
+        unchanged=len(pushed.unchanged) if pushed else 0,
+        unchanged_size=pushed.unchanged_size if pushed else 0,
         elapsed_ms=elapsed_ms,
     )
 
@@ -147,12 +156,21 @@ def _lines(document: Push) -> list[str]:
     from modelvault_cli.output import fields, seconds, size
 
     rate = document.size * 1000 // max(document.elapsed_ms, 1)
+    spared = {"unchanged": _unchanged(document)} if document.unchanged else {}
     return fields(
         {
             "pushed": f"{document.model}@{document.version}",
             "tag": document.tag or "",
             "manifest": document.manifest or "",
             "size": f"{size(document.size)} in {document.files} files",
+            **spared,
             "time": f"{seconds(document.elapsed_ms)}, {size(rate)}/s",
         }
     )
+
+
+def _unchanged(document: Push) -> str:
+    from modelvault_cli.output import size
+
+    files = "1 file" if document.unchanged == 1 else f"{document.unchanged:,} files"
+    return f"{size(document.unchanged_size)} in {files}, not uploaded again"

@@ -17,7 +17,10 @@ class Model(Document, frozen=True, kw_only=True):
 
 
 class Push(Document, frozen=True, kw_only=True):
-    """`push`: the version that was made (null in a dry run), and what was found."""
+    """`push`: the version that was made (null in a dry run), and what was found.
+
+    `unchanged` files of `unchanged_size` bytes together were not uploaded again; sizes are of
+    plaintext."""
 
     dry_run: bool
     model: str
@@ -29,6 +32,8 @@ class Push(Document, frozen=True, kw_only=True):
     formats: tuple[str, ...]
     pickles: tuple[str, ...]
     skipped: tuple[str, ...]
+    unchanged: int
+    unchanged_size: int
     elapsed_ms: int
 
 

@@ -20,7 +20,7 @@ from modelvault.errors import (
     NotFound,
     Unavailable,
 )
-from modelvault.lease import Draft, PolicyBundle, PutAsk, Recipient, ResumeAsk
+from modelvault.lease import CompareAsk, Draft, PolicyBundle, PutAsk, Recipient, ResumeAsk
 from support.vaults import Vault, allow, deny, obligation
 
 FILES = {"a.bin": b"a" * 1000, "b/c.json": b"{}", "empty": b""}
@@ -83,7 +83,7 @@ class TestWalks:
         )
         assert (changed.owner, changed.classification) == ("local:bob", "internal")
         rotated = pushed.broker.rotate(pushed.caller(), "m")
-        assert (rotated.kek_version, rotated.rewrapped) == (2, 1)
+        assert (rotated.kek_version, rotated.rewrapped) == (2, 2)  # DEK and content key
         pushed.push("m", FILES)
         pushed.broker.delete(pushed.caller(), "m@1")
         assert [v.version for v in pushed.broker.show(pushed.caller(), "m").versions] == [2]
@@ -241,11 +241,36 @@ class TestLinks:
         assert (resumed.id, resumed.artifact) == (upload.id, upload.artifact)
         assert resumed.expires_at > upload.expires_at
         again = vault.opened_keys(resumed, ask, key, sorted(FILES))
-        assert {path: bytes(secret.reveal()) for path, secret in again.items()} == {
-            path: bytes(secret.reveal()) for path, secret in keys.items()
-        }
+        assert again == keys
         vault.policy.rule = lambda _: deny("no")
         refused(NotFound, "no_model", lambda: vault.broker.resume(vault.caller(), upload.id, ask))
+
+    def test_unchanged_files(self, pushed: Vault) -> None:
+        changed = FILES | {min(FILES): b"changed"}
+        before = len(pushed.objects())
+        two = pushed.push_again("m", changed)
+        assert two.version == 2
+        assert len(pushed.objects()) == before + 2
+        assert pushed.load("m@2") == changed
+        upload, keys = pushed.open("m", changed)
+        assert upload.candidates == tuple(sorted(FILES))
+        wrong = pushed.tag(upload, min(FILES), FILES[min(FILES)], keys)
+        compared = pushed.broker.compare(pushed.caller(), upload.id, CompareAsk(files=(wrong,)))
+        assert compared.files == ()
+        refused(
+            NotFound,
+            "no_upload",
+            lambda: pushed.broker.compare(
+                pushed.caller("bob"), upload.id, CompareAsk(files=(wrong,))
+            ),
+        )
+        refused(
+            InvalidRequest,
+            "not_as_declared",
+            lambda: pushed.broker.compare(
+                pushed.caller(), upload.id, CompareAsk(files=(wrong, wrong))
+            ),
+        )
 
     def test_an_upload_that_is_used_lives_on(self, vault: Vault) -> None:
         vault.create("m")

@@ -12,9 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 
 from modelvault.adapters.ledger_sql import SqlLedger
-from modelvault.catalog import KeyRow, LeaseRow, Limits, TagRow, UploadRow
+from modelvault.catalog import KeyRow, LeaseRow, Limits, TagRow, UploadRow, VersionRow
 from modelvault.clock import to_text
 from modelvault.errors import ModelVaultError
+from modelvault.manifest import FileEntry, Manifest
 from modelvault.ports import Ledger
 from support.ledger_scene import ALICE, BOB, HOUR, REVISION, Scene, entry, envelope, ident
 from support.plain_ledger import PlainLedger
@@ -37,6 +38,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.plain = PlainLedger(lambda: self.now)
         self.uploads: list[UploadRow] = []
         self.leases: list[LeaseRow] = []
+        self.published: list[VersionRow] = []
         self.publish_policy(REVISION)
         for model in ("a", "b"):
             self.create(model)
@@ -96,12 +98,38 @@ class LedgerMachine(RuleBasedStateMachine):
     def publish(self, data: st.DataObject, stale: bool) -> None:
         self._publish(data.draw(st.sampled_from(self.uploads)), stale)
 
-    def _publish(self, upload: UploadRow, stale: bool) -> None:
-        row, head = self.scene.next_version(upload)
+    @precondition(lambda self: self.uploads)
+    @rule(data=st.data(), model=MODELS, earlier=SMALL)
+    def publish_sharing(self, data: st.DataObject, model: str, earlier: int) -> None:
+        """A version with its own files and those of an earlier one, which may be gone."""
+        upload = data.draw(st.sampled_from(self.uploads))
+        if earlier < len(self.published):
+            named = Manifest.from_bytes(self.published[earlier].manifest.payload).files
+            reuse = tuple(
+                replace(file, path=f"{number}-{file.path}") for number, file in enumerate(named)
+            )
+            self._publish(upload, stale=False, reuse=reuse)
+
+    @rule(model=MODELS, kek=st.integers(1, 3))
+    def keep_key(self, model: str, kek: int) -> None:
+        key = self.scene.key_row(self.scene.upload_row(model, artifact=model * 32), kek)
+        self.both(lambda ledger, told: ledger.keep_key(key, told))
+
+    @rule(model=MODELS, subject=SUBJECTS)
+    def look_for_the_newest(self, model: str, subject: str) -> None:
+        self.both(lambda ledger, _: ledger.newest("default", model, subject))
+        artifacts = [row.artifact for row in self.published]
+        self.both(lambda ledger, _: ledger.fingerprints(artifacts))
+
+    def _publish(self, upload: UploadRow, stale: bool, reuse: tuple[FileEntry, ...] = ()) -> None:
+        row, head = self.scene.next_version(upload, reuse)
         if stale and row.version > 1:
             head = None
             row = self.scene.version_row(upload, row.version - 1, None)
-        self.both(lambda ledger, told: ledger.publish(upload.id, row, head, told))
+        kept = [(path, ident().encode()) for path in upload.paths[:1]]
+        told = self.both(lambda ledger, told: ledger.publish(upload.id, row, head, told, kept))
+        if not isinstance(told, tuple):
+            self.published.append(row)
         self.both(lambda ledger, _: ledger.published(upload.id))
 
     @precondition(lambda self: self.uploads)

@@ -21,6 +21,7 @@ from support.servers.postgresql import Cluster
 from support.vaults import Vault, opened
 
 FILES = {"a.bin": b"weights" * 100, "config.json": b"{}"}
+NOW, NEXT = schema.VERSION, schema.VERSION + 1
 Url = Callable[[], str]
 
 
@@ -125,7 +126,7 @@ def test_two_at_once(ledger: tuple[str, Scene], tmp_path: Path) -> None:
     scripts = schemas.later(tmp_path, schemas.EXPAND)
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(lambda _: migrate(url, scripts), range(4)))
-    assert sorted(found) == [(2, 3), (3, 3), (3, 3), (3, 3)]
+    assert sorted(found) == [(NOW, NEXT), *[(NEXT, NEXT)] * 3]
 
 
 def test_a_database_without_a_ledger(fresh: Url) -> None:
@@ -153,8 +154,8 @@ class TestExpand:
             working = [threads.submit(work, scene, model) for model in ("a", "b")]
             while len(done) < 4:
                 stop.wait(0.01)
-            assert migrate(url, scripts) == (2, 3)
-            later = program(3, url)
+            assert migrate(url, scripts) == (NOW, NEXT)
+            later = program(NEXT, url)
             so_far = len(done)
             working.append(threads.submit(work, Scene(later, scene.now), "c"))
             while len(done) < so_far + 12:
@@ -171,14 +172,14 @@ class TestExpand:
 
     def test_the_later_program_waits_for_it(self, ledger: tuple[str, Scene]) -> None:
         with pytest.raises(Unavailable) as refused:
-            program(3, ledger[0])
+            program(NEXT, ledger[0])
         assert refused.value.code == "ledger_too_old"
 
     def test_the_earlier_programs_migration_has_nothing_to_do(
         self, ledger: tuple[str, Scene], tmp_path: Path
     ) -> None:
         migrate(ledger[0], schemas.later(tmp_path, schemas.EXPAND))
-        assert migrate(ledger[0]) == (3, 3)
+        assert migrate(ledger[0]) == (NEXT, NEXT)
 
 
 class TestContract:
@@ -188,7 +189,7 @@ class TestContract:
         url, scene = ledger
         walk(scene)
         scripts = schemas.later(tmp_path, schemas.EXPAND, schemas.CONTRACT)
-        assert migrate(url, scripts) == (2, 4)
+        assert migrate(url, scripts) == (NOW, NEXT + 1)
         return ledger
 
     def test_this_program_isnt_started_any_more(self, contracted: tuple[str, Scene]) -> None:
@@ -202,7 +203,7 @@ class TestContract:
         with pytest.raises(Unavailable) as refused:
             scene.ledger.append(entry("too late"))
         assert refused.value.code == "ledger_too_new"
-        later = program(4, url)
+        later = program(NEXT + 1, url)
         assert "too late" not in {each.action for each in later.entries(limit=1000)}
         later.close()
 
@@ -213,7 +214,7 @@ class TestContract:
 
     def test_the_program_that_it_was_made_for_is(self, contracted: tuple[str, Scene]) -> None:
         url, scene = contracted
-        later = program(3, url)
+        later = program(NEXT, url)
         before = len(later.entries(limit=1000))
         Scene(later, scene.now).create("new")
         assert len(later.entries(limit=1000)) == before + 1

@@ -150,6 +150,32 @@ class TestKeys:
         with refused(scene.ledger, NotFound, "no_key"):
             scene.ledger.swap_key(scene.key_row(upload), b"", entry())
 
+    def test_a_key_of_the_model_is_kept_once(self, scene: Scene) -> None:
+        """The content key: an artifact of no upload."""
+        one, other = (scene.key_row(scene.upload_row(artifact="c" * 32)) for _ in range(2))
+        before = len(scene.ledger.entries())
+        assert scene.ledger.keep_key(one, entry()) == one
+        assert scene.ledger.keep_key(other, entry()) == one
+        assert scene.ledger.key("c" * 32) == one
+        assert len(scene.ledger.entries()) == before + 1
+        assert list(scene.ledger.keys_below("default", "m", 2)) == [one]
+
+    def test_a_key_under_the_floor_or_of_no_model_isnt_kept(self, scene: Scene) -> None:
+        scene.ledger.raise_floor("default", "m", 2, entry())
+        with refused(scene.ledger, Conflict, "kek_moved"):
+            scene.ledger.keep_key(scene.key_row(scene.upload_row()), entry())
+        scene.ledger.keep_key(scene.key_row(scene.upload_row(), 2), entry())
+        with refused(scene.ledger, NotFound, "no_model"):
+            scene.ledger.keep_key(scene.key_row(scene.upload_row("x")), entry())
+        scene.ledger.hide("default", "m", None, scene.now, entry())
+        with refused(scene.ledger, NotFound, "no_model"):
+            scene.ledger.keep_key(scene.key_row(scene.upload_row(), 2), entry())
+
+    def test_what_it_is_compared_with_reads_back(self, scene: Scene) -> None:
+        for base in (None, 7):
+            row = scene.begin(base=base)
+            assert scene.ledger.upload(row.id).base == base
+
     def test_keys_below_are_those_of_versions_and_uploads(self, scene: Scene) -> None:
         scene.create("other")
         published, pending = scene.push().artifact, scene.begin().artifact

@@ -197,6 +197,18 @@ class TestDrop:
                 {reuse.object} if keys else set()
             )
 
+    def test_an_artifact_without_a_file_goes_with_its_version(self, scene: Scene) -> None:
+        """A version all of whose files are an earlier one's."""
+        first = scene.push()
+        reuse = Manifest.from_bytes(first.manifest.payload).files
+        upload = scene.begin(paths=(), sizes=())
+        second = scene.version_row(upload, 2, first.digest, reuse)
+        scene.ledger.publish(upload.id, second, first.digest, entry())
+        scene.ledger.hide("default", "m", 2, scene.now, entry())
+        scene.ledger.drop_version("default", "m", 2, entry())
+        left = {row.artifact for row in scene.ledger.keys_below("default", "m", 9)}
+        assert left == {first.artifact}
+
     def test_a_hidden_models_tags_go_with_it(self, scene: Scene) -> None:
         scene.tag(scene.push())
         scene.ledger.hide("default", "m", None, scene.now, entry())
@@ -225,6 +237,88 @@ class TestDrop:
         used = _objects(row.manifest.payload)
         assert scene.ledger.objects_in_use(names[:700] + used + names[700:]) == set(used)
         assert scene.ledger.objects_in_use([]) == set()
+
+
+class TestUnchanged:
+    """What a push is compared with, and what a version has from earlier ones."""
+
+    def test_the_newest_of_a_creator_that_isnt_hidden(self, scene: Scene) -> None:
+        mine = [scene.push() for _ in range(3)]
+        theirs = scene.push(subject=BOB)
+        assert scene.ledger.newest("default", "m", BOB) == theirs
+        for row in reversed(mine):
+            assert scene.ledger.newest("default", "m", row.created_by) == row
+            scene.ledger.hide("default", "m", row.version, scene.now, entry())
+        for model, creator in (("m", mine[0].created_by), ("m", "local:nobody"), ("x", BOB)):
+            with refused(scene.ledger, NotFound, "no_version"):
+                scene.ledger.newest("default", model, creator)
+
+    def test_fingerprints_live_as_long_as_their_artifacts_key(self, scene: Scene) -> None:
+        first = scene.begin()
+        row, head = scene.next_version(first)
+        kept = (("a", b"1" * 32), ("b/ü", b"\0" * 32))
+        scene.ledger.publish(first.id, row, head, entry(), kept)
+        scene.push()
+        wanted = {(row.artifact, path): fingerprint for path, fingerprint in kept}
+        assert scene.ledger.fingerprints([row.artifact, ident()]) == wanted
+        assert scene.ledger.fingerprints([]) == {}
+        reuse = Manifest.from_bytes(row.manifest.payload).files[:1]
+        upload = scene.begin(paths=("c",), sizes=(1,))
+        model = scene.ledger.model("default", "m")
+        third = scene.version_row(upload, 3, model.head_manifest, reuse)
+        scene.ledger.publish(upload.id, third, model.head_manifest, entry())
+        for version, left in ((1, wanted), (3, {})):
+            scene.ledger.hide("default", "m", version, scene.now, entry())
+            scene.ledger.drop_version("default", "m", version, entry())
+            assert scene.ledger.fingerprints([row.artifact]) == left
+
+    def test_many_artifacts_are_asked_at_once(self, scene: Scene) -> None:
+        upload = scene.begin()
+        row, head = scene.next_version(upload)
+        scene.ledger.publish(upload.id, row, head, entry(), [("a", b"1" * 32)])
+        names = [f"{number:032x}" for number in range(1200)]
+        found = scene.ledger.fingerprints([*names, row.artifact])
+        assert found == {(row.artifact, "a"): b"1" * 32}
+
+    def test_a_fingerprint_is_of_a_file_that_the_version_brought(self, scene: Scene) -> None:
+        first = scene.push()
+        reuse = Manifest.from_bytes(first.manifest.payload).files[:1]
+        upload = scene.begin(paths=("c",), sizes=(1,))
+        second = scene.version_row(upload, 2, first.digest, reuse)
+        for path in ("a", "z"):
+            with refused(scene.ledger, InvalidRequest, "bad_version"):
+                scene.ledger.publish(upload.id, second, first.digest, entry(), [(path, b"1" * 32)])
+
+    @pytest.mark.parametrize("wrong", ["gone", "artifact", "model", "object"])
+    def test_what_isnt_there_any_more_is_not_referred_to(self, scene: Scene, wrong: str) -> None:
+        scene.create("n")
+        first = scene.push("n" if wrong == "model" else "m")
+        reuse = Manifest.from_bytes(first.manifest.payload).files[0]
+        if wrong == "gone":
+            scene.ledger.hide("default", "m", 1, scene.now, entry())
+            scene.ledger.drop_version("default", "m", 1, entry())
+        elif wrong != "model":
+            other = f"objects/{ident()}" if wrong == "object" else ident()
+            reuse = replace(reuse, **{wrong: other})
+        upload = scene.begin(paths=("c",), sizes=(1,))
+        model = scene.ledger.model("default", "m")
+        row = scene.version_row(
+            upload, model.head_version + 1, model.head_manifest, (replace(reuse, path="d"),)
+        )
+        with refused(scene.ledger, Conflict, "earlier_gone"):
+            scene.ledger.publish(upload.id, row, model.head_manifest, entry())
+
+    def test_of_a_hidden_version_it_still_can_be(self, scene: Scene) -> None:
+        """Whoever publishes first wins: from then on the objects are the later version's too."""
+        first = scene.push()
+        reuse = Manifest.from_bytes(first.manifest.payload).files
+        upload = scene.begin(paths=("c",), sizes=(1,))
+        scene.ledger.hide("default", "m", 1, scene.now, entry())
+        row = scene.version_row(upload, 2, first.digest, reuse)
+        scene.ledger.publish(upload.id, row, first.digest, entry())
+        scene.ledger.drop_version("default", "m", 1, entry())
+        assert scene.ledger.key(first.artifact)
+        assert scene.ledger.objects_in_use([reuse[0].object]) == {reuse[0].object}
 
 
 def _objects(payload: bytes) -> list[str]:

@@ -11,10 +11,11 @@ from modelvault.artifact import writer
 from modelvault.crypto import floe
 from modelvault.errors import Conflict, IntegrityError, InvalidRequest
 from oracle import second_reader
-from support.artifacts import DEK, file_key, put_file
+from support.artifacts import CONTENT_KEY, DEK, file_key, put_file
 from support.documents import ARTIFACT
 from support.memory_store import MemoryStore
 
+KEYS = file_key("x"), CONTENT_KEY
 PLAIN = bytes(n * 7 % 256 for n in range(1000))
 
 
@@ -55,7 +56,7 @@ def test_each_byte_is_read_once_and_reported_once() -> None:
         with lock:
             offsets.extend(range(offset, offset + len(buffer)))
 
-    arguments = (file_key("x"), b"", floe.Geometry(64), "blake3", MemoryStore(8))
+    arguments = (*KEYS, b"", floe.Geometry(64), "blake3", MemoryStore(8))
     writer.encrypt_file(read_into, 1000, *arguments, ("a", "b"), progress.append)
     assert sorted(offsets) == list(range(1000))
     assert sum(progress) == 1000
@@ -78,7 +79,16 @@ def test_a_source_that_fails_leaves_no_object(failing: int) -> None:
             raise SourceGone
 
     store = MemoryStore()
-    arguments = (file_key("x"), b"", floe.Geometry(64), "blake3", store, ("a", "b"), print)
+    arguments = (
+        file_key("x"),
+        CONTENT_KEY,
+        b"",
+        floe.Geometry(64),
+        "blake3",
+        store,
+        ("a", "b"),
+        print,
+    )
     with pytest.raises(SourceGone):
         writer.encrypt_file(read_into, 1000, *arguments)
     assert not store.objects
@@ -99,7 +109,16 @@ def test_nothing_is_overwritten() -> None:
 
 def test_too_many_segments() -> None:
     size = 32 * (floe.MAX_SEGMENTS + 1)
-    arguments = (file_key("x"), b"", floe.Geometry(64), "blake3", MemoryStore(), ("a", "b"), print)
+    arguments = (
+        file_key("x"),
+        CONTENT_KEY,
+        b"",
+        floe.Geometry(64),
+        "blake3",
+        MemoryStore(),
+        ("a", "b"),
+        print,
+    )
     with pytest.raises(InvalidRequest) as error:
         writer.encrypt_file(lambda _offset, _buffer: None, size, *arguments)
     assert error.value.code == "too_large"
@@ -116,7 +135,16 @@ def test_no_plaintext_buffer_outlives_the_call_unwiped(fails: bool) -> None:
         if fails and offset > 500:
             raise IntegrityError("changed", "the file changed while it was read")
 
-    arguments = (file_key("x"), b"", floe.Geometry(96), "blake3", MemoryStore(), ("a", "b"), print)
+    arguments = (
+        file_key("x"),
+        CONTENT_KEY,
+        b"",
+        floe.Geometry(96),
+        "blake3",
+        MemoryStore(),
+        ("a", "b"),
+        print,
+    )
     try:
         writer.encrypt_file(read_into, 1000, *arguments)
     except IntegrityError:

@@ -21,6 +21,7 @@ def stocked(vault: Vault) -> Vault:
     vault.create("n")
     for name in "mn":
         vault.push(name, FILES)
+    vault.keys.calls.clear()
     return vault
 
 

@@ -404,6 +404,7 @@ def test_show_denied_is_not_found(vault: Vault) -> None:
 
 def test_pull(vault: Vault) -> None:
     one = vault.push("m", FILES)
+    vault.keys.calls.clear()
     signed = vault.broker.pull(vault.caller(), "m@1")
     assert signed.manifest.digest == one.manifest
     assert vault.entries("pull")[-1].outcome == "allowed"
@@ -452,6 +453,7 @@ def test_rows_that_disagree_with_their_documents(
     vault.push("m", FILES)
     vault.broker.tag(vault.caller(), "m@1", "prod")
     broker = tampered(vault, **{method: change})
+    vault.keys.calls.clear()
     with pytest.raises(IntegrityError):
         vault.lease("m:prod", broker=broker)
     assert vault.keys.count("unwrap") == 0

@@ -319,7 +319,7 @@ def test_rotate(run: Run, place: Path) -> None:
     assert run("push", place / "plain", name).code == 0
     assert "would rewrap" in run("rotate", name, "--dry-run").out
     rotated = run("rotate", name, "--json").document("rotate")
-    assert (rotated.kek_version, rotated.rewrapped) == (2, 1)
+    assert (rotated.kek_version, rotated.rewrapped) == (2, 2)  # DEK and content key
     assert "key version 3" in run("rotate", name).out
     assert run("load", name, "-p", "inference").code == 0
 

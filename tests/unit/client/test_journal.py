@@ -51,7 +51,7 @@ def begun(place: Path, files: tuple[Found, ...]) -> list[bytes]:
     trail.begun("transfer-1")
     leaves = [bytes([number]) * 32 for number in range(4)]
     for number, leaf in enumerate(leaves):
-        trail.leaf(number, leaf)
+        trail.leaf(number, leaf, leaf[::-1])
     trail.sent(0, 2)
     trail.sent(2, 3)
     journal.fresh(files[1]).finished(drafted(files[1]), "json", ())
@@ -62,7 +62,7 @@ def begun(place: Path, files: tuple[Found, ...]) -> list[bytes]:
 def drafted(found: Found) -> DraftFile:
     return DraftFile(
         path=found.path, size=found.size, object="objects/" + "0" * 32,
-        leaves="objects/" + "1" * 32, digest="blake3:" + "0" * 64,
+        leaves="objects/" + "1" * 32, digest="blake3:" + "0" * 64, content=b"t" * 32,
     )  # fmt: skip
 
 
@@ -77,6 +77,7 @@ def test_what_was_sent_is_known_again(place: Path, files: tuple[Found, ...]) -> 
     trail = journal.trail(files[0])
     assert (trail.header, trail.transfer) == (HEADER, "transfer-1")
     assert trail.leaves == dict(enumerate(leaves[:3]))
+    assert trail.contents == {at: leaf[::-1] for at, leaf in enumerate(leaves[:3])}
     assert [trail.has(piece) for piece in range(4)] == [True, True, True, False]
     done = journal.finished(files[1])
     assert done is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelvault.artifact.reader import FileReader
+from modelvault.client.keys import PushKeys
 from modelvault.client.scan import Scan, scan
 from modelvault.client.source import Source
 from modelvault.client.upload import Uploader
@@ -69,10 +70,10 @@ def uploader(
     progress: Callable[[int], None] = lambda _count: None,
     public_metadata: bool = False,
 ) -> tuple[Uploader, dict[str, Secret]]:
-    keys = {each.path: Secret.random(32) for each in found.files}
+    keys, contents = ({each.path: Secret.random(32) for each in found.files} for _ in range(2))
     made = Uploader(
         UPLOAD,
-        keys,
+        PushKeys(keys, contents),
         store,  # type: ignore[arg-type]
         public_metadata=public_metadata,
         progress=progress,

@@ -58,21 +58,24 @@ def check_draft(draft: Draft, upload: UploadRow, alg: DigestAlgorithm, terms: Te
 
 def _check_files(draft: Draft, upload: UploadRow) -> None:
     declared = dict(zip(upload.paths, upload.sizes, strict=True))
-    sent = {file.path: file.size for file in draft.files}
+    paths = [*(file.path for file in draft.files), *(file.path for file in draft.unchanged)]
+    sent = set(paths)
     for path in declared:
         if path not in sent:
             raise _differs(path, "was declared and isn't in the draft")
+    for path in paths:
+        if path not in declared:
+            raise _differs(path, "wasn't declared")
     for file in draft.files:
-        if file.path not in declared:
-            raise _differs(file.path, "wasn't declared")
         if file.size != declared[file.path]:
             raise _differs(
                 file.path, f"was declared with {declared[file.path]} bytes, not {file.size}"
             )
-    if tuple(file.path for file in draft.files) != upload.paths:
-        raise InvalidRequest(
-            "not_as_declared", "the draft's files stand twice or in another order", _AGAIN
-        )
+    for one in ([file.path for file in draft.files], [file.path for file in draft.unchanged]):
+        if len(paths) != len(declared) or one != sorted(one):
+            raise InvalidRequest(
+                "not_as_declared", "the draft's files stand twice or in another order", _AGAIN
+            )
 
 
 def _check_claims(draft: Draft, paths: set[str], terms: Terms) -> None:

@@ -158,6 +158,7 @@ class Housekeeper:
 
 def _names(row: VersionRow) -> Iterator[str]:
     """The objects and artifacts of a version; no name of one kind looks like the other's."""
+    yield row.artifact  # maybe of no file, where all are unchanged
     for file in Manifest.from_bytes(row.manifest.payload).files:
         yield from (file.object, file.leaves, file.artifact)
 

@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 
 from modelvault.access import Caller
 from modelvault.broker.asked import entry
+from modelvault.broker.comparing import Comparer
+from modelvault.broker.contentkey import content_key
 from modelvault.broker.gate import Gate
 from modelvault.broker.opened import answer, check_open, check_push, own_upload
 from modelvault.broker.parts import Parts
@@ -41,9 +43,17 @@ class Linker:
     Thread-safe. `urls` is None where the store can't give links.
     """
 
-    def __init__(self, parts: Parts, gate: Gate, renewer: Renewer, urls: UrlSigner | None) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        gate: Gate,
+        renewer: Renewer,
+        comparer: Comparer,
+        urls: UrlSigner | None,
+    ) -> None:
         self._parts = parts
         self._gate = gate
+        self._comparer = comparer
         self._renewer = renewer
         self._urls = urls
 
@@ -59,8 +69,20 @@ class Linker:
         until = who.now + self._parts.terms.upload_ttl_s * 1000
         told = entry(asked, "allowed", upload=row.id, step="resume")
         resumed = self._parts.ledger.resume(row.id, hashed, until, told)
-        with unwrapped(self._parts, row.tenant, row.model, [row.artifact]) as deks:
-            return answer(self._parts, resumed, deks[row.artifact], ask.recipient, ask.nonce)
+        candidates = self._comparer.candidates(who, model, row)
+        with (
+            unwrapped(self._parts, row.tenant, row.model, [row.artifact]) as deks,
+            content_key(self._parts, row.tenant, row.model) as content,
+        ):
+            return answer(
+                self._parts,
+                resumed,
+                deks[row.artifact],
+                content,
+                candidates,
+                ask.recipient,
+                ask.nonce,
+            )
 
     def put_links(self, caller: Caller, upload: str, ask: PutAsk) -> Putting:
         """Links to put one object of an open upload."""

@@ -7,7 +7,7 @@ from modelvault.access import Caller
 from modelvault.broker.asked import Who
 from modelvault.broker.gate import Gate
 from modelvault.broker.parts import Parts
-from modelvault.broker.sealing import seal_file_keys
+from modelvault.broker.sealing import seal_push_keys
 from modelvault.catalog import UploadRow
 from modelvault.clock import to_text
 from modelvault.crypto.secret import Secret
@@ -61,8 +61,16 @@ def check_open(row: UploadRow, who: Who) -> None:
         )
 
 
-def answer(parts: Parts, row: UploadRow, dek: Secret, recipient: Recipient, nonce: bytes) -> Upload:
-    """What the one who opened it gets: the FileKeys of all its paths, for this recipient."""
+def answer(
+    parts: Parts,
+    row: UploadRow,
+    dek: Secret,
+    content: Secret,
+    candidates: tuple[str, ...],
+    recipient: Recipient,
+    nonce: bytes,
+) -> Upload:
+    """What the one who opened it gets: the keys of all its paths, for this recipient."""
     info = binding.info(
         "push",
         parts.vault,
@@ -76,7 +84,6 @@ def answer(parts: Parts, row: UploadRow, dek: Secret, recipient: Recipient, nonc
         recipient,
         nonce,
     )
-    files = [(row.artifact, path) for path in row.paths]
     return Upload(
         id=row.id,
         tenant=row.tenant,
@@ -85,7 +92,8 @@ def answer(parts: Parts, row: UploadRow, dek: Secret, recipient: Recipient, nonc
         segment_length=parts.segment_length,
         digest_alg=parts.digest_alg,
         expires_at=to_text(row.expires_at),
-        sealed=seal_file_keys(files, {row.artifact: dek}, recipient, info),
+        sealed=seal_push_keys(row.artifact, row.paths, dek, content, recipient, info),
+        candidates=candidates,
     )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from modelvault.access import Caller
 from modelvault.broker import composing
 from modelvault.broker.asked import Authorised, Who, entry, new_id
+from modelvault.broker.comparing import Comparer
+from modelvault.broker.contentkey import content_key, ensure_content_key
 from modelvault.broker.draft import check_declared, check_draft
 from modelvault.broker.gate import Gate
 from modelvault.broker.keycopy import deposit
@@ -19,8 +21,10 @@ from modelvault.broker.uploaded import check_uploaded
 from modelvault.broker.verified import KnownModel
 from modelvault.catalog import KeyRow, UploadRow
 from modelvault.clock import to_text
+from modelvault.crypto import derive
 from modelvault.crypto.floe import Geometry
-from modelvault.errors import AccessDenied, Conflict, InvalidRequest
+from modelvault.crypto.secret import Secret
+from modelvault.errors import AccessDenied, Conflict, IntegrityError, InvalidRequest
 from modelvault.identity.binding import key_hash
 from modelvault.lease import Draft, DraftFile, Published, PushAsk, Upload
 from modelvault.manifest import FileEntry
@@ -34,9 +38,10 @@ _HEAD_TRIES = 64
 class Publisher:
     """`open_version`, `commit` and `abandon` of ports.broker.Broker. Thread-safe."""
 
-    def __init__(self, parts: Parts, gate: Gate) -> None:
+    def __init__(self, parts: Parts, gate: Gate, comparer: Comparer) -> None:
         self._parts = parts
         self._gate = gate
+        self._comparer = comparer
         self._geometry = Geometry(parts.segment_length)
 
     def open_version(self, caller: Caller, ask: PushAsk) -> Upload:
@@ -56,7 +61,7 @@ class Publisher:
         while True:
             tries -= 1
             try:
-                return self._open(asked, ask, self._row(who, model, ask, hashed))
+                return self._open(asked, model, ask, self._row(who, model, ask, hashed))
             except Conflict as lost:
                 # A rotation came between: that DEK is under a retiring KEK. Take a fresh one.
                 if lost.code != "kek_moved" or not tries:
@@ -71,9 +76,10 @@ class Publisher:
         if row.state == "published":
             return composing.published(model, *self._parts.ledger.published(upload))
         check_open(row, who)
-        files = self._checked(row, draft)
+        files = self._checked(who, model, row, draft)
+        fingerprints = self._fingerprints(row, draft)
         deposit(self._parts, self._parts.ledger.key(row.artifact))
-        return self._publish(asked, row, draft, files)
+        return self._publish(asked, row, draft, files, fingerprints)
 
     def abandon(self, caller: Caller, upload: str) -> None:
         """Give up an upload of the caller's own."""
@@ -103,9 +109,23 @@ class Publisher:
             recipient=hashed,
             created_at=who.now,
             expires_at=who.now + self._parts.terms.upload_ttl_s * 1000,
+            base=self._comparer.base(who, model),
         )
 
-    def _open(self, asked: Authorised, ask: PushAsk, row: UploadRow) -> Upload:
+    def _open(self, asked: Authorised, model: KnownModel, ask: PushAsk, row: UploadRow) -> Upload:
+        ensure_content_key(self._parts, asked, row.tenant, row.model)
+        candidates = self._comparer.candidates(asked.who, model, row)
+        with content_key(self._parts, row.tenant, row.model) as content:
+            return self._begin(asked, ask, row, content, candidates)
+
+    def _begin(
+        self,
+        asked: Authorised,
+        ask: PushAsk,
+        row: UploadRow,
+        content: Secret,
+        candidates: tuple[str, ...],
+    ) -> Upload:
         parts = self._parts
         kek = parts.kek(row.tenant, row.model)
         dek, wrapped = parts.keys.data_key(
@@ -126,11 +146,13 @@ class Publisher:
                 parts.ledger.begin(row, key, parts.terms.max_open_uploads, told)
             except AccessDenied as stopped:
                 raise self._gate.limited(asked, stopped) from None
-            return answer(parts, row, dek, ask.recipient, ask.nonce)
+            return answer(parts, row, dek, content, candidates, ask.recipient, ask.nonce)
         finally:
             dek.wipe()
 
-    def _checked(self, row: UploadRow, draft: Draft) -> tuple[FileEntry, ...]:
+    def _checked(
+        self, who: Who, model: KnownModel, row: UploadRow, draft: Draft
+    ) -> tuple[FileEntry, ...]:
         """The manifest's entries, once the draft and the objects have been checked."""
         parts = self._parts
         check_draft(draft, row, parts.digest_alg, parts.terms)
@@ -143,7 +165,46 @@ class Publisher:
             )
         files = tuple(self._file(row, file) for file in draft.files)
         check_uploaded(parts.objects, files, parts.digest_alg, parts.terms)
-        return files
+        unchanged = self._unchanged(who, model, row, draft)
+        return tuple(sorted((*files, *unchanged), key=lambda file: file.path))
+
+    def _unchanged(
+        self, who: Who, model: KnownModel, row: UploadRow, draft: Draft
+    ) -> tuple[FileEntry, ...]:
+        """The earlier entries of the files that the draft tells to be unchanged: of all that it
+        says only the tags count, and each must be the right one."""
+        parts = self._parts
+        same = self._comparer.unchanged(who, model, row, draft.unchanged)
+        if len(same) != len(draft.unchanged):
+            raise InvalidRequest(
+                "not_unchanged",
+                f"{len(draft.unchanged) - len(same)} files aren't as in the version that this push "
+                "is compared with, or it was deleted or revoked meanwhile",
+                "push again",
+            )
+        try:
+            check_uploaded(parts.objects, same, parts.digest_alg, parts.terms)
+        except (InvalidRequest, IntegrityError) as damaged:
+            raise IntegrityError(
+                "earlier_damaged",
+                f"an unchanged file, as the store has it from an earlier push: {damaged.message}",
+                "push again with --upload-all (upload_all=True), which takes nothing from earlier "
+                "versions; and tell whoever runs the vault that its store is damaged",
+            ) from None
+        return same
+
+    def _fingerprints(self, row: UploadRow, draft: Draft) -> tuple[tuple[str, bytes], ...]:
+        """By what the next push of this identity finds these files unchanged."""
+        if not draft.files:
+            return ()
+        with content_key(self._parts, row.tenant, row.model) as content:
+            return tuple(
+                (
+                    file.path,
+                    derive.fingerprint(content, row.artifact, file.path, file.digest, file.content),
+                )
+                for file in draft.files
+            )
 
     def _file(self, row: UploadRow, file: DraftFile) -> FileEntry:
         return FileEntry(
@@ -157,7 +218,12 @@ class Publisher:
         )
 
     def _publish(
-        self, asked: Authorised, row: UploadRow, draft: Draft, files: tuple[FileEntry, ...]
+        self,
+        asked: Authorised,
+        row: UploadRow,
+        draft: Draft,
+        files: tuple[FileEntry, ...],
+        fingerprints: tuple[tuple[str, bytes], ...],
     ) -> Published:
         """Compose, sign, compare-and-swap; again on a new head when somebody else was first."""
         ledger = self._parts.ledger
@@ -174,9 +240,12 @@ class Publisher:
                 manifest=version.digest,
                 files=version.files,
                 bytes=version.size,
+                unchanged=len(draft.unchanged),
             )
             try:
-                stands = ledger.publish(row.id, version, model.row.head_manifest, told)
+                stands = ledger.publish(
+                    row.id, version, model.row.head_manifest, told, fingerprints
+                )
             except Conflict as lost:
                 if lost.code == "head_moved":
                     continue

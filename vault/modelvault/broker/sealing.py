@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 from modelvault.crypto import derive, hpke
 from modelvault.crypto.derive import KEY_BYTES
@@ -29,10 +30,34 @@ def seal_file_keys(
 
     `deks` are the DEKs by artifact; the caller wipes them. All that is derived is wiped here.
     """
-    plain = bytearray(KEY_BYTES * len(files))
+    derived = (derive.file_key(deks[artifact], artifact, path) for artifact, path in files)
+    return _seal(derived, len(files), recipient, info)
+
+
+def seal_push_keys(
+    artifact: str,
+    paths: Sequence[str],
+    dek: Secret,
+    content: Secret,
+    recipient: Recipient,
+    info: bytes,
+) -> bytes:
+    """HPKE over the FileKeys of the paths, one after the other, and their content keys behind.
+
+    `dek` and the model's content key are the caller's to wipe; all that is derived is wiped here.
+    """
+    derived = chain(
+        (derive.file_key(dek, artifact, path) for path in paths),
+        (derive.content_key(content, path) for path in paths),
+    )
+    return _seal(derived, 2 * len(paths), recipient, info)
+
+
+def _seal(derived: Iterable[Secret], count: int, recipient: Recipient, info: bytes) -> bytes:
+    plain = bytearray(KEY_BYTES * count)
     with Secret(plain) as keys:
-        for at, (artifact, path) in enumerate(files):
-            with derive.file_key(deks[artifact], artifact, path) as key:
+        for at, key in enumerate(derived):
+            with key:
                 plain[at * KEY_BYTES : (at + 1) * KEY_BYTES] = key.reveal()
         return hpke.seal(keys, recipient.suite, recipient.public_key, info)
 

@@ -7,13 +7,11 @@ those that come over a wire: a Python object is no proof that its fields keep to
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
 
-import msgspec
-
-from modelvault import canonical
 from modelvault.access import Action, Caller, Principal
 from modelvault.broker.catalogue import Catalogue
+from modelvault.broker.checked import checked
+from modelvault.broker.comparing import Comparer
 from modelvault.broker.engines import EngineFor, Engines
 from modelvault.broker.gate import Gate
 from modelvault.broker.giving import Giver
@@ -33,9 +31,10 @@ from modelvault.broker.terms import Terms
 from modelvault.broker.throttle import Rates, Throttle, unlimited
 from modelvault.broker.verified import Records
 from modelvault.copies import HandedOver, HandOverAsk, ImportAsk, ImportDraft, Importing
-from modelvault.errors import InvalidRequest
 from modelvault.identity.issuer import Issuer
 from modelvault.lease import (
+    CompareAsk,
+    Compared,
     Draft,
     EntryPage,
     Explanation,
@@ -63,8 +62,6 @@ from modelvault.ports.keys import KeyAdmin, KeyService, Signer
 from modelvault.ports.ledger import Ledger
 from modelvault.ports.objects import ObjectStore, UrlSigner
 from modelvault.record import SignedVersion, TrustFile
-
-Ask = TypeVar("Ask", bound=msgspec.Struct)
 
 
 class LocalBroker:
@@ -117,12 +114,13 @@ class LocalBroker:
         self._engines = Engines(ledger, engine_for, candidate_for)
         throttle = unlimited() if rates is None else Throttle(ledger.count, rates)
         self._gate = Gate(parts, Records(parts), self._engines, issuers, issuer_keys, throttle)
-        self._publisher = Publisher(parts, self._gate)
+        self._comparer = Comparer(parts, self._gate)
+        self._publisher = Publisher(parts, self._gate, self._comparer)
         self._releaser = Releaser(parts, self._gate)
         self._giver = Giver(parts, self._gate, self._releaser)
         self._importer = Importer(parts, self._gate)
         self._renewer = Renewer(parts, self._gate)
-        self._linker = Linker(parts, self._gate, self._renewer, urls)
+        self._linker = Linker(parts, self._gate, self._renewer, self._comparer, urls)
         self._catalogue = Catalogue(parts, self._gate)
         self._steward = Steward(parts, self._gate)
         self._rotator = Rotator(parts, self._gate)
@@ -142,11 +140,15 @@ class LocalBroker:
     # Broker
     def open_version(self, caller: Caller, ask: PushAsk) -> Upload:
         """See ports.broker.Broker."""
-        return self._publisher.open_version(caller, _checked(ask, "push request"))
+        return self._publisher.open_version(caller, checked(ask, "push request"))
+
+    def compare(self, caller: Caller, upload: str, ask: CompareAsk) -> Compared:
+        """See ports.broker.Broker."""
+        return self._comparer.compare(caller, upload, checked(ask, "comparison"))
 
     def commit(self, caller: Caller, upload: str, draft: Draft) -> Published:
         """See ports.broker.Broker."""
-        return self._publisher.commit(caller, upload, _checked(draft, "draft"))
+        return self._publisher.commit(caller, upload, checked(draft, "draft"))
 
     def abandon(self, caller: Caller, upload: str) -> None:
         """See ports.broker.Broker."""
@@ -154,15 +156,15 @@ class LocalBroker:
 
     def resume(self, caller: Caller, upload: str, ask: ResumeAsk) -> Upload:
         """See ports.broker.Broker."""
-        return self._linker.resume(caller, upload, _checked(ask, "resume request"))
+        return self._linker.resume(caller, upload, checked(ask, "resume request"))
 
     def put_links(self, caller: Caller, upload: str, ask: PutAsk) -> Putting:
         """See ports.broker.Broker."""
-        return self._linker.put_links(caller, upload, _checked(ask, "put request"))
+        return self._linker.put_links(caller, upload, checked(ask, "put request"))
 
     def put_done(self, caller: Caller, upload: str, ask: PutAsk) -> None:
         """See ports.broker.Broker."""
-        self._linker.put_done(caller, upload, _checked(ask, "put request"))
+        self._linker.put_done(caller, upload, checked(ask, "put request"))
 
     def lease_links(self, caller: Caller, lease: str, objects: tuple[str, ...]) -> Links:
         """See ports.broker.Broker."""
@@ -174,7 +176,7 @@ class LocalBroker:
 
     def lease(self, caller: Caller, ask: LeaseAsk) -> Lease:
         """See ports.broker.Broker."""
-        return self._releaser.lease(caller, _checked(ask, "lease request"))
+        return self._releaser.lease(caller, checked(ask, "lease request"))
 
     def renew(self, caller: Caller, lease: str, key_hash: str) -> Renewal:
         """See ports.broker.Broker."""
@@ -200,15 +202,15 @@ class LocalBroker:
 
     def open_import(self, caller: Caller, ask: ImportAsk) -> Importing:
         """See ports.broker.Broker."""
-        return self._importer.open_import(caller, _checked(ask, "import request"))
+        return self._importer.open_import(caller, checked(ask, "import request"))
 
     def hand_over(self, caller: Caller, ask: HandOverAsk) -> HandedOver:
         """See ports.broker.Broker."""
-        return self._giver.hand_over(caller, _checked(ask, "request for keys"))
+        return self._giver.hand_over(caller, checked(ask, "request for keys"))
 
     def commit_import(self, caller: Caller, upload: str, draft: ImportDraft) -> Published:
         """See ports.broker.Broker."""
-        return self._importer.commit_import(caller, upload, _checked(draft, "import draft"))
+        return self._importer.commit_import(caller, upload, checked(draft, "import draft"))
 
     def whoami(self, caller: Caller) -> Principal:
         """See ports.broker.Broker."""
@@ -261,7 +263,7 @@ class LocalBroker:
             action=action,
             reference=reference,
             purpose=purpose,
-            subject=None if subject is None else _checked(subject, "subject"),
+            subject=None if subject is None else checked(subject, "subject"),
             destination=destination,
         )
 
@@ -290,12 +292,3 @@ class LocalBroker:
     def gc(self, caller: Caller, *, dry_run: bool = False) -> Swept:
         """See ports.broker.Steward."""
         return self._housekeeper.gc(caller, dry_run=dry_run)
-
-
-def _checked(ask: Ask, what: str) -> Ask:
-    """The value, parsed anew. Raises InvalidRequest (`bad_document`) that names the field."""
-    try:
-        plain = msgspec.to_builtins(ask)
-    except (TypeError, ValueError):
-        raise InvalidRequest("bad_document", f"{what}: a field of a wrong type") from None
-    return canonical.convert(plain, type(ask), what=what, error=InvalidRequest)

@@ -28,6 +28,8 @@ def check_uploaded(
     Raises InvalidRequest: `not_uploaded`, `wrong_object_size`; IntegrityError: `bad_leaf_list`,
     `bad_header`, `altered`. All name the path.
     """
+    if not files:
+        return
     per_file = max(1, min(terms.sampled_per_file, terms.sampled_segments // len(files)))
     sampled = _some(len(files), terms.sampled_segments // per_file)
     for at, file in enumerate(files):

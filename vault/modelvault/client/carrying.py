@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from modelvault import canonical
-from modelvault.client.journal import lock_file, read_lines
+from modelvault.client.lines import lock_file, read_lines
 from modelvault.copies import HandedOver, Importing
 
 

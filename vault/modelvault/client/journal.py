@@ -8,7 +8,6 @@ just begins anew.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import secrets
@@ -16,19 +15,16 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from modelvault import canonical
+from modelvault.client.lines import lock_file, read_lines
 from modelvault.client.scan import Found
 from modelvault.lease import DraftFile, Upload
 from modelvault.manifest import TensorEntry
 from modelvault.reference import Reference
 
-T = TypeVar("T")
-
-MAX_BYTES = 256 << 20
 _LEAF = 32
 
 
@@ -47,6 +43,14 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
     header: bytes
 
 
+class Tagged(msgspec.Struct, frozen=True, tag="tagged"):
+    """A file that was read to be compared, and its content tag: nothing without the key."""
+
+    path: str
+    state: tuple[int, ...]
+    content: bytes
+
+
 class Sending(msgspec.Struct, frozen=True, tag="sending"):
     """The transfer at the store that the file's pieces go to."""
 
@@ -55,11 +59,13 @@ class Sending(msgspec.Struct, frozen=True, tag="sending"):
 
 
 class Leaves(msgspec.Struct, frozen=True, tag="sent"):
-    """The leaves of pieces that the store has, from `start` on."""
+    """The leaves of pieces that the store has, from `start` on, and their plaintext's keyed
+    hashes."""
 
     path: str
     start: int
     leaves: bytes
+    contents: bytes
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
@@ -72,7 +78,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     tensors: tuple[TensorEntry, ...]
 
 
-Line = Opened | Begun | Sending | Leaves | Finished
+FileLine = Begun | Tagged | Sending | Leaves | Finished
+Line = Opened | FileLine
 _LINE = msgspec.json.Decoder(Line)
 
 
@@ -92,58 +99,73 @@ class Journal:
         self._path = path
         self._descriptor = descriptor
         self._lock = threading.Lock()
-        self._lines: list[Line] = read_lines(descriptor, _LINE)
-
-    @property
-    def upload(self) -> str | None:
-        """The upload to go on with."""
-        first = self._lines[0] if self._lines else None
-        return first.upload if isinstance(first, Opened) else None
+        lines: list[Line] = read_lines(descriptor, _LINE)
+        first = lines[0] if lines else None
+        self.upload = first.upload if isinstance(first, Opened) else None  # the one to go on with
+        self._by_path: dict[str, list[FileLine]] = {}
+        for line in lines:
+            if not isinstance(line, Opened):
+                self._by_path.setdefault(line.path, []).append(line)
 
     def start(self, upload: Upload) -> None:
         """Begin anew, for this upload."""
         with self._lock:
-            self._lines = []
+            self._by_path = {}
             os.ftruncate(self._descriptor, 0)
         self.write(Opened(upload.id))
 
     def finished(self, found: Found) -> Finished | None:
         """The file, if an earlier run has put all of it and nobody has touched it since."""
-        mine = [each for each in self._lines if getattr(each, "path", None) == found.path]
+        mine = self._of(found)
         last = mine[-1] if mine else None
         same = isinstance(last, Finished) and last.state == state_of(found)
         return last if same and isinstance(last, Finished) else None
+
+    def begun(self, found: Found) -> bool:
+        """Whether an earlier run began to put the file: it was changed, and needs no comparing."""
+        return any(isinstance(each, Begun) for each in self._of(found))
+
+    def tagged(self, found: Found) -> bytes | None:
+        """The file's content tag, if an earlier run has made it and nobody has touched it since."""
+        tagged = [each for each in self._of(found) if isinstance(each, Tagged)]
+        same = bool(tagged) and tagged[-1].state == state_of(found)
+        return tagged[-1].content if same else None
+
+    def tag(self, found: Found, content: bytes) -> None:
+        """A file was read to be compared."""
+        self.write(Tagged(found.path, state_of(found), content))
 
     def trail(self, found: Found) -> FileTrail:
         """Where the encryption of a file goes on, or begins."""
         begun: Begun | None = None
         transfer: str | None = None
         leaves: dict[int, bytes] = {}
-        for line in self._lines:
-            if getattr(line, "path", None) != found.path:
-                continue
+        contents: dict[int, bytes] = {}
+        for line in self._of(found):
             if isinstance(line, Begun):
-                begun, transfer, leaves = line, None, {}
+                begun, transfer, leaves, contents = line, None, {}, {}
             elif isinstance(line, Sending):
                 transfer = line.transfer
             elif isinstance(line, Leaves):
-                for number in range(len(line.leaves) // _LEAF):
-                    leaf = line.leaves[number * _LEAF : (number + 1) * _LEAF]
-                    leaves[line.start + number] = leaf
+                leaves |= _pieces(line.start, line.leaves)
+                contents |= _pieces(line.start, line.contents)
         if begun is None or begun.state != state_of(found) or transfer is None:
             return self.fresh(found)
-        return FileTrail(self, found, begun.seeds, begun.header, transfer, leaves)
+        return FileTrail(self, found, begun.seeds, begun.header, transfer, leaves, contents)
 
     def fresh(self, found: Found) -> FileTrail:
         """Begin a file's encryption, under names of its own."""
         seeds = (secrets.token_hex(16), secrets.token_hex(16))
-        return FileTrail(self, found, seeds, None, None, {})
+        return FileTrail(self, found, seeds, None, None, {}, {})
 
     def write(self, line: Line) -> None:
         """Add a line. A disk that takes no more is no reason to stop the push."""
         data = msgspec.json.encode(line) + b"\n"
         with self._lock, suppress(OSError):
             os.write(self._descriptor, data)
+
+    def _of(self, found: Found) -> list[FileLine]:
+        return self._by_path.get(found.path, [])
 
     def remove(self) -> None:
         """The push is over. Idempotent."""
@@ -170,6 +192,7 @@ class FileTrail:
         header: bytes | None,
         transfer: str | None,
         leaves: dict[int, bytes],
+        contents: dict[int, bytes],
     ) -> None:
         self._journal = journal
         self._found = found
@@ -177,6 +200,7 @@ class FileTrail:
         self.header = header
         self.transfer = transfer
         self.leaves = leaves
+        self.contents = contents
         self._known = frozenset(leaves)
         self._lock = threading.Lock()
 
@@ -187,10 +211,11 @@ class FileTrail:
             state = state_of(self._found)
             self._journal.write(Begun(self._found.path, state, self.seeds, header))
 
-    def leaf(self, position: int, leaf: bytes) -> None:
+    def leaf(self, position: int, leaf: bytes, content: bytes) -> None:
         """See Trail."""
         with self._lock:
             self.leaves[position] = leaf
+            self.contents[position] = content
 
     def has(self, piece: int) -> bool:
         """See Track."""
@@ -205,7 +230,8 @@ class FileTrail:
         """See Track."""
         with self._lock:
             leaves = b"".join(self.leaves[piece] for piece in range(start, stop))
-        self._journal.write(Leaves(self._found.path, start, leaves))
+            contents = b"".join(self.contents[piece] for piece in range(start, stop))
+        self._journal.write(Leaves(self._found.path, start, leaves, contents))
 
     def finished(self, file: DraftFile, format: str, tensors: tuple[TensorEntry, ...]) -> None:
         """The file lies in the store whole."""
@@ -230,36 +256,9 @@ def open_journal(
     return None if descriptor is None else Journal(path, descriptor)
 
 
-def lock_file(path: Path) -> int | None:
-    """A private file to append to, locked; None where it can't be had or another has it."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, flags, 0o600)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def read_lines(descriptor: int, decoder: msgspec.json.Decoder[T]) -> list[T]:
-    """The lines up to the first that isn't whole: a process may have died while it wrote. What
-    follows them is cut off, so that new lines don't stand behind something broken."""
-    lines: list[T] = []
-    whole = 0
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        file.seek(0)
-        while data := file.readline(MAX_BYTES - whole):
-            try:
-                if not data.endswith(b"\n"):
-                    break
-                lines.append(decoder.decode(data))
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                break
-            whole += len(data)
-    os.ftruncate(descriptor, whole)
-    return lines
+def _pieces(start: int, joined: bytes) -> dict[int, bytes]:
+    """The hashes of consecutive pieces, by the pieces' numbers."""
+    return {
+        start + at // _LEAF: joined[at : at + _LEAF]
+        for at in range(0, len(joined) - _LEAF + 1, _LEAF)
+    }

@@ -7,28 +7,24 @@ from contextlib import suppress
 
 import msgspec
 
-from modelvault import binding
 from modelvault.artifact import trust as trusting
 from modelvault.artifact.trust import Seen, Verified
-from modelvault.client import keys as filekeys
+from modelvault.client.comparing import Kept, candidates, compare, keep
 from modelvault.client.context import Context
 from modelvault.client.journal import Journal, open_journal
-from modelvault.client.keys import OneTimeKey
+from modelvault.client.opening import begin, open_keys
 from modelvault.client.progress import Progress, counter
-from modelvault.client.scan import Found, Scan
+from modelvault.client.scan import Scan
 from modelvault.client.source import Source
 from modelvault.client.tag import exact, move_tag
 from modelvault.client.upload import Sent, Uploader
-from modelvault.crypto.secret import Secret
 from modelvault.errors import (
-    Conflict,
     IntegrityError,
     InvalidRequest,
     ModelVaultError,
-    NotFound,
     Unavailable,
 )
-from modelvault.lease import DeclaredFile, Draft, Published, PushAsk, ResumeAsk, Upload
+from modelvault.lease import Draft, Published, Upload
 from modelvault.manifest import Hints, Provenance
 from modelvault.ports.objects import UploadStore
 from modelvault.reference import Reference
@@ -47,7 +43,9 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pushed(msgspec.Struct, frozen=True, kw_only=True):
-    """A version that stands: what was found, what it is called, and its manifest's digest."""
+    """A version that stands: what was found, what it is called, and its manifest's digest.
+
+    `unchanged` are the files that were not uploaded, `unchanged_size` bytes together."""
 
     tenant: str
     model: str
@@ -55,6 +53,8 @@ class Pushed(msgspec.Struct, frozen=True, kw_only=True):
     manifest: str
     tag: str | None
     found: Inspection
+    unchanged: tuple[str, ...]
+    unchanged_size: int
     published: Published
 
 
@@ -78,12 +78,14 @@ def push(
     labels: Mapping[str, str],
     provenance: Provenance,
     public_metadata: bool,
+    upload_all: bool,
     progress: Progress | None,
 ) -> Pushed:
     """Make the next version of a model out of `scanned`; tag it where `reference` names a tag.
 
-    Nothing is visible before the commit. Raises what Broker, store and files raise, and
-    IntegrityError when the broker's answer isn't what was pushed.
+    Files that are as they were in the newest version that the same identity pushed are not
+    uploaded again, unless `upload_all`. Nothing is visible before the commit. Raises what Broker,
+    store and files raise, and IntegrityError when the broker's answer isn't what was pushed.
     """
     if reference.version is not None or reference.digest is not None:
         raise InvalidRequest(
@@ -92,20 +94,25 @@ def push(
             f"push to {reference.name} or {reference.name}:<tag>",
         )
     journal = open_journal(context.journals, context.vault, reference, scanned.files)
-    once, upload = _begin(context, scanned, reference, journal)
+    once, upload = begin(context, scanned, reference, journal)
     store = context.places.opened(upload.id, once.hash)
     sent: tuple[Sent, ...] = ()
     try:
-        keys = _open(context.vault, once, reference, upload, scanned.files)
-        sent = _send(store, scanned, upload, keys, public_metadata, progress, journal)
-        found = _inspection(scanned, {each.file.path: each.format for each in sent})
-        draft = Draft(
-            files=tuple(each.file for each in sent),
-            hints=Hints(formats=found.formats, pickles=found.pickles),
-            labels=dict(labels),
-            provenance=provenance,
-            tensors=tuple(t for each in sent for t in each.tensors) if public_metadata else None,
-        )
+        compared = () if upload_all else candidates(upload, scanned.files, journal)
+        count = counter(progress, scanned.size + sum(found.size for found in compared))
+        keys = open_keys(context.vault, once, reference, upload, scanned.files)
+        try:
+            same = compare(context, once.hash, upload, keys.contents, compared, count, journal)
+            spared = {each.file.path for each in same}
+            uploader = Uploader(
+                upload, keys, store, public_metadata=public_metadata, progress=count,
+                journal=journal,
+            )  # fmt: skip
+            sent = uploader.send([found for found in scanned.files if found.path not in spared])
+        finally:
+            keys.wipe()
+        kept = keep(same, public_metadata)
+        found, draft = _drafted(scanned, sent, kept, labels, provenance, public_metadata)
         seen = context.pins.seen()
         published = context.broker.commit(context.credentials.caller(once.hash), upload.id, draft)
     except BaseException as failure:
@@ -115,7 +122,7 @@ def push(
         raise
     if journal is not None:
         journal.remove()
-    verified = _verify(context, reference, published, upload, draft, seen)
+    verified = _verify(context, reference, published, upload, draft, kept, seen)
     if reference.tag is not None:
         move_tag(context, exact(verified), reference.tag)
     return Pushed(
@@ -125,39 +132,34 @@ def push(
         manifest=verified.digest,
         tag=reference.tag,
         found=found,
+        unchanged=tuple(each.file.path for each in kept),
+        unchanged_size=sum(each.entry.size for each in kept),
         published=published,
     )
 
 
-def _begin(
-    context: Context, scanned: Scan, reference: Reference, journal: Journal | None
-) -> tuple[OneTimeKey, Upload]:
-    """The upload that an earlier push left open, or a new one; and the key its keys are for."""
-    once = OneTimeKey()
-    if journal is not None and journal.upload is not None:
-        resumed = _resumed(context, once, journal.upload)
-        if resumed is not None:
-            return once, resumed
-        once = OneTimeKey()
-    ask = PushAsk(
-        reference=str(reference),
-        files=tuple(DeclaredFile(found.path, found.size) for found in scanned.files),
-        nonce=once.nonce,
-        recipient=once.recipient,
+def _drafted(
+    scanned: Scan,
+    sent: Sequence[Sent],
+    kept: Sequence[Kept],
+    labels: Mapping[str, str],
+    provenance: Provenance,
+    public_metadata: bool,
+) -> tuple[Inspection, Draft]:
+    """What was found, and what the broker is told of it."""
+    by_path: dict[str, Sent | Kept] = {each.file.path: each for each in sent}
+    by_path |= {each.file.path: each for each in kept}
+    done = [by_path[found.path] for found in scanned.files]
+    inspection = _inspection(scanned, {each.file.path: each.format for each in done})
+    draft = Draft(
+        files=tuple(each.file for each in sent),
+        unchanged=tuple(each.file for each in kept),
+        hints=Hints(formats=inspection.formats, pickles=inspection.pickles),
+        labels=dict(labels),
+        provenance=provenance,
+        tensors=tuple(t for each in done for t in each.tensors) if public_metadata else None,
     )
-    upload = context.broker.open_version(context.credentials.caller(once.hash), ask)
-    if journal is not None:
-        journal.start(upload)
-    return once, upload
-
-
-def _resumed(context: Context, once: OneTimeKey, upload: str) -> Upload | None:
-    """The upload with its keys for this process; None where it can't be gone on with."""
-    ask = ResumeAsk(nonce=once.nonce, recipient=once.recipient)
-    try:
-        return context.broker.resume(context.credentials.caller(once.hash), upload, ask)
-    except (NotFound, Conflict):  # expired, given up, published, or another identity's
-        return None
+    return inspection, draft
 
 
 def _may_go_on(failure: BaseException) -> bool:
@@ -172,29 +174,6 @@ def _leave(journal: Journal | None, failure: BaseException) -> None:
         journal.close()
     else:
         journal.remove()
-
-
-def _send(
-    store: UploadStore,
-    scanned: Scan,
-    upload: Upload,
-    keys: dict[str, Secret],
-    public_metadata: bool,
-    progress: Progress | None,
-    journal: Journal | None,
-) -> tuple[Sent, ...]:
-    uploader = Uploader(
-        upload,
-        keys,
-        store,
-        public_metadata=public_metadata,
-        progress=counter(progress, scanned.size),
-        journal=journal,
-    )
-    try:
-        return uploader.send(scanned.files)
-    finally:
-        filekeys.wipe(keys)
 
 
 def _give_up(
@@ -212,48 +191,30 @@ def _give_up(
             store.delete(each.file.leaves)
 
 
-def _open(
-    vault: str, once: OneTimeKey, reference: Reference, upload: Upload, files: Sequence[Found]
-) -> dict[str, Secret]:
-    paths = [found.path for found in files]
-    info = binding.info(
-        "push",
-        vault,
-        upload.id,
-        reference.tenant,
-        reference.model,
-        0,
-        None,
-        "push",
-        paths,
-        once.recipient,
-        once.nonce,
-    )
-    try:
-        return once.open(upload.sealed, info, paths)
-    finally:
-        once.drop()
-
-
 def _verify(
     context: Context,
     reference: Reference,
     published: Published,
     upload: Upload,
     draft: Draft,
+    kept: Sequence[Kept],
     seen: Seen,
 ) -> Verified:
-    """The published version is signed, new, and holds just what was put."""
+    """The published version is signed, new, and holds just what was put, and what the broker had
+    said to be unchanged."""
     named = Reference(reference.tenant, reference.model, version=published.version)
     verified = trusting.verify(published.signed, named, context.trust, seen)
-    made = [
+    made = {
         (file.artifact, file.path, file.size, file.object, file.leaves, file.digest)
         for file in verified.manifest.files
-    ]
-    put = [
+    }
+    put = {
         (upload.artifact, file.path, file.size, file.object, file.leaves, file.digest)
         for file in draft.files
-    ]
+    } | {
+        (file.artifact, file.path, file.size, file.object, file.leaves, file.digest)
+        for file in (each.entry for each in kept)
+    }
     if made != put or verified.digest != published.manifest:
         raise IntegrityError(
             "not_what_was_pushed",

@@ -78,14 +78,18 @@ class Session(Administration, Between):
         provenance: Provenance | None = None,
         public_metadata: bool = False,
         follow_links: bool = False,
+        upload_all: bool = False,
         progress: Progress | None = None,
     ) -> Pushed:
         """Encrypt a file or a folder into the model's next version; tag it if `reference` has one.
 
-        Every byte is read once. `labels` and `provenance` are the pusher's word. With
-        `public_metadata` names, dtypes and shapes of tensors can be read without a key.
+        A file that is as it was in the newest version that the same identity pushed is not uploaded
+        again, unless `upload_all`. Every byte is read once; twice where an earlier file has the
+        same path and size and yet was another. `labels` and `provenance` are the pusher's word.
+        With `public_metadata` names, dtypes and shapes of tensors can be read without a key.
         `follow_links` takes files that links outside the folder point to (Hugging Face caches).
-        `progress(done, total)` gets plaintext bytes, from several threads, one call at a time.
+        `progress(done, total)` gets plaintext bytes, from several threads, one call at a time; a
+        file that is compared counts twice, once for that.
 
         Nothing is visible before the version stands whole. Raises InvalidRequest for what can't
         be pushed, Conflict (`file_changed`) when a file changes meanwhile, NotFound (`no_model`)
@@ -98,6 +102,7 @@ class Session(Administration, Between):
             labels=labels or {},
             provenance=provenance or Provenance(),
             public_metadata=public_metadata,
+            upload_all=upload_all,
             progress=progress,
         )
 

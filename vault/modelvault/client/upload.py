@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -12,11 +12,11 @@ import msgspec
 
 from modelvault.artifact.writer import encrypt_file
 from modelvault.client.journal import FileTrail, Journal
+from modelvault.client.keys import PushKeys
 from modelvault.client.scan import Found
 from modelvault.client.source import Source
 from modelvault.crypto import derive
 from modelvault.crypto.floe import Geometry
-from modelvault.crypto.secret import Secret
 from modelvault.errors import ModelVaultError, NotFound, Unavailable
 from modelvault.lease import DraftFile, Upload
 from modelvault.manifest import TensorEntry
@@ -53,12 +53,12 @@ class _Tracked:
 
 
 class Uploader:
-    """Puts the files of one upload. `keys` are the FileKeys by path; the caller wipes them."""
+    """Puts the files of one upload. The caller wipes `keys`."""
 
     def __init__(
         self,
         upload: Upload,
-        keys: Mapping[str, Secret],
+        keys: PushKeys,
         store: UploadStore,
         *,
         public_metadata: bool,
@@ -139,10 +139,11 @@ class Uploader:
     ) -> Sent:
         self._names.extend(names)
         with Source(found) as source:
-            digest = encrypt_file(
+            encrypted = encrypt_file(
                 self._reader(source),
                 found.size,
-                self._keys[found.path],
+                self._keys.files[found.path],
+                self._keys.contents[found.path],
                 derive.file_aad(self._upload.artifact, found.path),
                 self._geometry,
                 self._upload.digest_alg,
@@ -151,31 +152,17 @@ class Uploader:
                 self._progress,
                 trail,
             )
-            kind = source.format()
-            tensors = self._tensors(found, source) if kind == "safetensors" else ()
+            kind, tensors = describe(found, source, self._public_metadata)
             source.check()
-        return Sent(
-            DraftFile(
-                path=found.path, size=found.size, object=names[0], leaves=names[1], digest=digest
-            ),
-            kind,
-            tensors,
+        file = DraftFile(
+            path=found.path,
+            size=found.size,
+            object=names[0],
+            leaves=names[1],
+            digest=encrypted.digest,
+            content=encrypted.content,
         )
-
-    def _tensors(self, found: Found, source: Source) -> tuple[TensorEntry, ...]:
-        if not self._public_metadata:
-            return ()
-        size = safetensors.header_size(source.read(0, min(found.size, 8)), found.size)
-        return tuple(
-            TensorEntry(
-                file=found.path,
-                name=tensor.name,
-                dtype=tensor.dtype,
-                shape=tensor.shape,
-                bytes=tensor.size,
-            )
-            for tensor in safetensors.parse(source.read(0, size), found.size)
-        )
+        return Sent(file, kind, tensors)
 
     def _new_name(self) -> str:
         return self._store.name(secrets.token_hex(16))
@@ -187,3 +174,23 @@ class Uploader:
             source.read_into(offset, buffer)
 
         return read_into
+
+
+def describe(
+    found: Found, source: Source, public_metadata: bool
+) -> tuple[str, tuple[TensorEntry, ...]]:
+    """What a file is, and, where they are to be public, its tensors."""
+    kind = source.format()
+    if not public_metadata or kind != "safetensors":
+        return kind, ()
+    size = safetensors.header_size(source.read(0, min(found.size, 8)), found.size)
+    return kind, tuple(
+        TensorEntry(
+            file=found.path,
+            name=tensor.name,
+            dtype=tensor.dtype,
+            shape=tensor.shape,
+            bytes=tensor.size,
+        )
+        for tensor in safetensors.parse(source.read(0, size), found.size)
+    )

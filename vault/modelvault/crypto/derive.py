@@ -27,6 +27,9 @@ OBJECT_NAME = b"modelvault/object-name/v1"
 IMPORT_X25519 = b"modelvault/import/x25519/v1"
 IMPORT_MLKEM = b"modelvault/import/mlkem768/v1"
 IMPORT_NONCE = b"modelvault/import/nonce/v1"
+CONTENT_ARTIFACT = b"modelvault/content-artifact/v1"
+CONTENT_KEY = b"modelvault/content-key/v1"
+CONTENT_FINGERPRINT = b"modelvault/content-fingerprint/v1"
 
 LABELS: tuple[bytes, ...] = (
     FILE_KEY,
@@ -41,6 +44,9 @@ LABELS: tuple[bytes, ...] = (
     IMPORT_X25519,
     IMPORT_MLKEM,
     IMPORT_NONCE,
+    CONTENT_ARTIFACT,
+    CONTENT_KEY,
+    CONTENT_FINGERPRINT,
 )
 
 KEY_BYTES = 32
@@ -71,6 +77,32 @@ def key_context(vault: str, tenant: str, model: str, artifact: str) -> bytes:
     """What a wrapped DEK is bound to (32 bytes): the key service's derivation context."""
     document = {"v": 1, "vault": vault, "tenant": tenant, "model": model, "artifact": artifact}
     return hashlib.sha256(canonical.dumps(document)).digest()
+
+
+def content_artifact(vault: str, tenant: str, model: str) -> str:
+    """The id under which the ledger keeps a model's content key, as it does an artifact's DEK.
+
+    No version can be of this artifact: those have random ids, which the broker draws.
+    """
+    document = {"v": 1, "vault": vault, "tenant": tenant, "model": model}
+    named = CONTENT_ARTIFACT + b"\0" + canonical.dumps(document)
+    return hashlib.sha256(named).hexdigest()[:32]
+
+
+def content_key(content: Secret, path: str) -> Secret:
+    """The key of the content tags of one path, out of the model's content key."""
+    return expand(content, CONTENT_KEY, path.encode("utf-8"))
+
+
+def fingerprint(content: Secret, artifact: str, path: str, digest: str, tag: bytes) -> bytes:
+    """What the ledger keeps of a content tag (32 bytes): good for this one file's ciphertext alone.
+
+    Pushers hold no key for it: they can neither test a guess against a fingerprint that they read,
+    nor make one. Moved to another file it is none.
+    """
+    names = (artifact.encode("ascii"), path.encode("utf-8"), digest.encode("ascii"))
+    with expand(content, CONTENT_FINGERPRINT, *names, tag) as made:
+        return bytes(made.reveal())
 
 
 def kek_name(vault: str, tenant: str, model: str) -> str:

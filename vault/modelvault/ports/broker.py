@@ -13,6 +13,8 @@ from modelvault.copies import (
     Importing,
 )
 from modelvault.lease import (
+    CompareAsk,
+    Compared,
     Draft,
     EntryPage,
     Explanation,
@@ -45,14 +47,24 @@ class Broker(Protocol):
     """
 
     def open_version(self, caller: Caller, ask: PushAsk) -> Upload:
-        """Begin a version: a fresh DEK, FileKeys sealed to the ask's recipient."""
+        """Begin a version: a fresh DEK, FileKeys and content keys sealed to the ask's recipient."""
+        ...
+
+    def compare(self, caller: Caller, upload: str, ask: CompareAsk) -> Compared:
+        """Which files of an open upload are unchanged, by their content tags: as they are in the
+        newest version that the same principal pushed. Those may stay in the draft's `unchanged`.
+
+        Only the principal that opened it may, and only while the policy allows the push. Raises
+        NotFound (`no_upload`), Conflict (`upload_closed`), InvalidRequest (`not_as_declared`).
+        """
         ...
 
     def commit(self, caller: Caller, upload: str, draft: Draft) -> Published:
         """Check what was uploaded and publish it as the next version.
 
         Only the principal that opened it may. Repeating a commit that succeeded gives its result
-        again. Raises InvalidRequest or IntegrityError when draft, objects and declaration differ.
+        again. Raises InvalidRequest or IntegrityError when draft, objects and declaration differ,
+        and InvalidRequest (`not_unchanged`) when a file that the draft tells to be unchanged isn't.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from modelvault.catalog import (
@@ -112,13 +112,21 @@ class Ledger(Protocol):
         ...
 
     def publish(
-        self, upload: str, row: VersionRow, expected_head: str | None, entry: Entry
+        self,
+        upload: str,
+        row: VersionRow,
+        expected_head: str | None,
+        entry: Entry,
+        fingerprints: Sequence[tuple[str, bytes]] = (),
     ) -> Entry:
         """The version becomes the model's head and the upload `published`; returns the entry as it
         stands. Objects and artifacts are taken from the row's signed manifest, whose `previous`
-        must be `expected_head`. Raises Conflict (`head_moved`), Conflict (`upload_closed`: also
-        expired), NotFound (`no_upload`: none of this creator, model and artifact), NotFound
-        (`no_model`: hidden), InvalidRequest (`bad_version`: row and manifest differ)."""
+        must be `expected_head`; `fingerprints` are kept, by path, for files of its own artifact.
+        Raises Conflict (`head_moved`), Conflict (`upload_closed`: also expired), Conflict
+        (`earlier_gone`: it names objects of an earlier artifact that no version in the ledger
+        names any more), NotFound (`no_upload`: none of this creator, model and artifact), NotFound
+        (`no_model`: hidden), InvalidRequest (`bad_version`: row, manifest and fingerprints
+        differ)."""
         ...
 
     def take_in(
@@ -153,6 +161,14 @@ class Ledger(Protocol):
         """All that are in the ledger, newest first, hidden ones too."""
         ...
 
+    def newest(self, tenant: str, model: str, created_by: str) -> VersionRow:
+        """The newest of this creator's that isn't hidden. Raises NotFound (`no_version`)."""
+        ...
+
+    def fingerprints(self, artifacts: Collection[str]) -> dict[tuple[str, str], bytes]:
+        """What `publish` kept for files of these artifacts, by artifact and path."""
+        ...
+
     def hide(self, tenant: str, model: str, version: int | None, at: int, entry: Entry) -> None:
         """Hide a version, or the model with all its versions when None. Idempotent.
 
@@ -179,8 +195,9 @@ class Ledger(Protocol):
         ...
 
     def drop_version(self, tenant: str, model: str, version: int, entry: Entry) -> None:
-        """Remove a hidden version with its upload and tags, and the wrapped keys of its artifacts
-        that no other version uses. Idempotent. Conflict (`version_stands`) if it isn't hidden."""
+        """Remove a hidden version with its upload and tags, and the wrapped keys and fingerprints
+        of its artifacts that no other version uses. Idempotent. Conflict (`version_stands`) if it
+        isn't hidden."""
         ...
 
     def objects_in_use(self, names: Sequence[str]) -> set[str]:
@@ -190,6 +207,12 @@ class Ledger(Protocol):
     # wrapped keys
     def key(self, artifact: str) -> KeyRow:
         """Raises NotFound (`no_key`)."""
+        ...
+
+    def keep_key(self, key: KeyRow, entry: Entry) -> KeyRow:
+        """Keep a wrapped key of a model that belongs to no upload, unless its artifact has one;
+        the one that stands. Conflict (`kek_moved`) for a key under the model's floor, NotFound
+        (`no_model`)."""
         ...
 
     def keys_below(

@@ -39,6 +39,7 @@ def _explain(to: Steward, who: Caller, body: bodies.ExplainAsk) -> Any:  # noqa:
 def _broker() -> Mapping[str, Callable[[Broker, Caller, str, Any], Any]]:
     return {
         "open_version": lambda to, who, _key, body: to.open_version(who, body),
+        "compare": lambda to, who, key, body: to.compare(who, key, body),
         "commit": lambda to, who, key, body: to.commit(who, key, body),
         "abandon": lambda to, who, key, _body: to.abandon(who, key),
         "resume": lambda to, who, key, body: to.resume(who, key, body),

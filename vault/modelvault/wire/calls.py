@@ -12,6 +12,8 @@ from modelvault.access import Principal
 from modelvault.copies import HandedOver, HandOverAsk, ImportAsk, ImportDraft, Importing
 from modelvault.errors import NotFound
 from modelvault.lease import (
+    CompareAsk,
+    Compared,
     Draft,
     EntryPage,
     Explanation,
@@ -73,6 +75,8 @@ def _call(side: Side, name: str, request: str, summary: str, **more: Any) -> Cal
 _CALLS = (
     _call("broker", "open_version", "POST /uploads", "Begin a new version of a model.",
           body=PushAsk, answer=Upload, limit=MEDIUM),
+    _call("broker", "compare", "POST /uploads/{id}/compare", "Which files are unchanged.",
+          body=CompareAsk, answer=Compared, limit=2 * MEDIUM, again=True),
     _call("broker", "commit", "POST /uploads/{id}/commit", "Publish what was uploaded.",
           body=Draft, answer=Published, limit=LARGE, again=True),
     _call("broker", "abandon", "DELETE /uploads/{id}", "Give an upload up."),

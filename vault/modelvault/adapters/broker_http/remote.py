@@ -10,6 +10,8 @@ from modelvault.access import Action, Caller, Principal
 from modelvault.adapters.broker_http.connection import Connection
 from modelvault.copies import HandedOver, HandOverAsk, ImportAsk, ImportDraft, Importing
 from modelvault.lease import (
+    CompareAsk,
+    Compared,
     Draft,
     EntryPage,
     Explanation,
@@ -55,6 +57,11 @@ class RemoteBroker:
         """See ports.broker.Broker."""
         upload: Upload = self._ask("open_version", caller, body=ask)
         return upload
+
+    def compare(self, caller: Caller, upload: str, ask: CompareAsk) -> Compared:
+        """See ports.broker.Broker."""
+        compared: Compared = self._ask("compare", caller, upload, ask)
+        return compared
 
     def commit(self, caller: Caller, upload: str, draft: Draft) -> Published:
         """See ports.broker.Broker."""

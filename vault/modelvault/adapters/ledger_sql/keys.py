@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from modelvault.adapters.ledger_sql import rows
-from modelvault.adapters.ledger_sql.room import Room, no_model, of_model
+from modelvault.adapters.ledger_sql.room import Room, no_model, of_model, standing_model
+from modelvault.adapters.ledger_sql.rows import AnyRow
 from modelvault.adapters.ledger_sql.schema import keys, models
 from modelvault.catalog import KeyRow
 from modelvault.errors import Conflict, NotFound
@@ -23,6 +24,17 @@ class Keys(Room):
         if row is None:
             raise _no_key(artifact)
         return rows.key_row(row)
+
+    def keep_key(self, key: KeyRow, entry: Entry) -> KeyRow:
+        """Raises Conflict (`kek_moved`), NotFound (`no_model`)."""
+        with self._database.write() as write:
+            stands = write.one(select(keys).where(keys.c.artifact == key.artifact))
+            if stands is not None:
+                return rows.key_row(stands)
+            check_floor(standing_model(write, key.tenant, key.model), key)
+            write.run(insert(keys).values(rows.key_values(key)))
+            write.append(entry)
+        return key
 
     def keys_below(
         self, tenant: str, model: str, kek_version: int, limit: int = 200
@@ -68,6 +80,16 @@ class Keys(Room):
             )
             if entry is not None:
                 write.append(entry)
+
+
+def check_floor(model: AnyRow, key: KeyRow) -> None:
+    """Raises Conflict (`kek_moved`) for a key that a rotation would have to find again."""
+    if key.kek_version < model.kek_floor:
+        raise Conflict(
+            "kek_moved",
+            f"the key is under KEK version {key.kek_version}, the model is at {model.kek_floor}",
+            "ask again: the model's key was rotated just now",
+        )
 
 
 def _no_key(artifact: str) -> NotFound:

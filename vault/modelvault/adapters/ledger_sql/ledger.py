@@ -13,6 +13,7 @@ from modelvault.adapters.ledger_sql.log import Log
 from modelvault.adapters.ledger_sql.models import Models
 from modelvault.adapters.ledger_sql.revocations import Revocations
 from modelvault.adapters.ledger_sql.standing import Standings
+from modelvault.adapters.ledger_sql.unchanged import Fingerprints
 from modelvault.adapters.ledger_sql.uploads import Uploads
 from modelvault.adapters.ledger_sql.versions import Versions
 from modelvault.clock import Clock
@@ -21,7 +22,17 @@ DEADLINE_S = 5.0
 
 
 class SqlLedger(
-    Standings, Models, Uploads, Versions, Imports, Keys, Leases, Revocations, Bundles, Log
+    Standings,
+    Models,
+    Uploads,
+    Versions,
+    Imports,
+    Fingerprints,
+    Keys,
+    Leases,
+    Revocations,
+    Bundles,
+    Log,
 ):
     """A ledger in an SQLite file (`sqlite:////path/ledger.db`) or in PostgreSQL
     (`postgresql+psycopg://user@host/database`).

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-VERSION = 2  # raised by every change of this file, which a migration of that number brings
+VERSION = 3  # raised by every change of this file, which a migration of that number brings
 APPLICATION_ID = 0x4D56_4C31  # "MVL1" in the header of an SQLite file
 
 metadata = MetaData(
@@ -178,6 +178,15 @@ keys = _table(
 )
 Index(None, keys.c.tenant, keys.c.model, keys.c.kek_version)
 
+# By what a later push tells that a file is the one of this artifact and path. They go with the
+# artifact's key, also where an older program removes it.
+fingerprints = _table(
+    "fingerprints",
+    Column("artifact", _text(), ForeignKey("keys.artifact", ondelete="CASCADE"), primary_key=True),
+    Column("path", _text(), primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+)
+
 uploads = _table(
     "uploads",
     Column("id", _text(), primary_key=True),
@@ -193,6 +202,7 @@ uploads = _table(
     Column("state", _text(), nullable=False),
     Column("version", _number()),
     Column("entry_seq", _number(), ForeignKey("entries.seq")),
+    Column("base", _number()),
     CheckConstraint("state IN ('open', 'published', 'aborted')", name="state"),
     _of_a_model(),
 )

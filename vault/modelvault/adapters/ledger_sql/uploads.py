@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import delete, func, insert, select, update
 
 from modelvault.adapters.ledger_sql import rows
+from modelvault.adapters.ledger_sql.keys import check_floor
 from modelvault.adapters.ledger_sql.room import Room, standing_model
 from modelvault.adapters.ledger_sql.rows import AnyRow
 from modelvault.adapters.ledger_sql.schema import keys, uploads
@@ -29,13 +30,7 @@ class Uploads(Room):
             )
         with self._database.write() as write:
             model = standing_model(write, upload.tenant, upload.model)
-            if key.kek_version < model.kek_floor:
-                raise Conflict(
-                    "kek_moved",
-                    f"the key is under KEK version {key.kek_version}, the model is at"
-                    f" {model.kek_floor}",
-                    "ask again: the model's key was rotated just now",
-                )
+            check_floor(model, key)
             _check_open(write, upload, max_open)
             write.run(insert(uploads).values(rows.upload_values(upload)))
             write.run(insert(keys).values(rows.key_values(key)))

@@ -15,7 +15,7 @@ from sqlalchemy import (
     update,
 )
 
-from modelvault.adapters.ledger_sql import rows
+from modelvault.adapters.ledger_sql import rows, schema
 from modelvault.adapters.ledger_sql.room import Room, no_model, no_version, of_model, standing_model
 from modelvault.adapters.ledger_sql.rows import AnyRow
 from modelvault.adapters.ledger_sql.schema import (
@@ -27,6 +27,7 @@ from modelvault.adapters.ledger_sql.schema import (
     version_objects,
     versions,
 )
+from modelvault.adapters.ledger_sql.unchanged import check_earlier, fingerprint_values
 from modelvault.adapters.ledger_sql.uploads import no_upload, upload_closed
 from modelvault.adapters.ledger_sql.writing import Write
 from modelvault.catalog import VersionRow
@@ -41,17 +42,28 @@ class Versions(Room):
     """The part of `ports.ledger.Ledger` that keeps versions; documented there."""
 
     def publish(
-        self, upload: str, row: VersionRow, expected_head: str | None, entry: Entry
+        self,
+        upload: str,
+        row: VersionRow,
+        expected_head: str | None,
+        entry: Entry,
+        fingerprints: Sequence[tuple[str, bytes]] = (),
     ) -> Entry:
-        """Raises Conflict (`head_moved`, `upload_closed`), NotFound (`no_upload`, `no_model`)."""
+        """Raises Conflict (`head_moved`, `upload_closed`, `earlier_gone`), NotFound (`no_upload`,
+        `no_model`)."""
         manifest = Manifest.from_bytes(row.manifest.payload)
         check_manifest(row, manifest, expected_head)
+        kept = fingerprint_values(manifest, fingerprints)
         values = rows.version_values(row)
         with self._database.write() as write:
             sent = open_upload(write, upload, row)
             if sent.artifact != row.artifact:
                 raise no_upload(upload)
-            return raise_head(write, upload, row, manifest, values, expected_head, entry)
+            check_earlier(write, manifest)
+            written = raise_head(write, upload, row, manifest, values, expected_head, entry)
+            if kept:
+                write.run(insert(schema.fingerprints), kept)
+        return written
 
     def published(self, upload: str) -> tuple[VersionRow, Entry]:
         """Raises NotFound (`no_version`)."""
@@ -89,6 +101,21 @@ class Versions(Room):
             .order_by(versions.c.version.desc())
         )
         return [rows.version_row(row) for row in self._all(query)]
+
+    def newest(self, tenant: str, model: str, created_by: str) -> VersionRow:
+        """Raises NotFound (`no_version`)."""
+        row = self._first(
+            select(versions)
+            .where(
+                of_model(versions, tenant, model),
+                versions.c.created_by == created_by,
+                versions.c.hidden_at.is_(None),
+            )
+            .order_by(versions.c.version.desc())
+        )
+        if row is None:
+            raise no_version(tenant, model, f"of {created_by}")
+        return rows.version_row(row)
 
     def hide(self, tenant: str, model: str, version: int | None, at: int, entry: Entry) -> None:
         """Raises NotFound (`no_model`, `no_version`), Conflict (`tagged`)."""
@@ -248,15 +275,16 @@ def _hide_version(write: Write, tenant: str, model: str, version: int, at: int) 
 
 def _remove(write: Write, tenant: str, model: str, version: int) -> None:
     """The version with its tags (a hidden model's may have some), upload, objects and the wrapped
-    keys that nothing else needs."""
+    keys that nothing else needs; with a key go its fingerprints."""
     of_version = [
         of_model(table, tenant, model) & (table.c.version == version)
         for table in (tags, uploads, version_objects)
     ]
-    artifacts = write.all(select(version_objects.c.artifact).where(of_version[2]).distinct())
+    named = write.all(select(version_objects.c.artifact).where(of_version[2]).distinct())
+    own = write.all(select(versions.c.artifact).where(_is(tenant, model, version)))
     for table, condition in zip((tags, uploads, version_objects), of_version, strict=True):
         write.run(delete(table).where(condition))
     write.run(delete(versions).where(_is(tenant, model, version)))
-    for (artifact,) in artifacts:
+    for (artifact,) in {*named, *own}:  # its own one may be of no file
         used = exists(select(true()).where(version_objects.c.artifact == artifact))
         write.run(delete(keys).where(keys.c.artifact == artifact, ~used))
