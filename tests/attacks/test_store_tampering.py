@@ -41,7 +41,7 @@ def vault(home: Path) -> Iterator[Session]:
         session.create("m")
         session.create("n")
         for reference in ("m", "m", "n"):
-            session.push(place / "model", reference)
+            session.push(place / "model", reference, upload_all=True)
         yield session
 
 
