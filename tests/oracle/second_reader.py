@@ -132,23 +132,6 @@ def file_key(dek: bytes, artifact: str, path: str) -> bytes:
     )
 
 
-def content_key(content: bytes, path: str) -> bytes:
-    return expand(content, b"modelvault/content-key/v1\0" + path.encode(), 32)
-
-
-def content_tag(alg: str, key: bytes, plain: bytes, length: int) -> bytes:
-    step = length - 32
-    blocks = [plain[at : at + step] for at in range(0, len(plain), step)] or [b""]
-    hashes = b"".join(keyed(alg, key, block) for block in blocks)
-    return keyed(alg, key, len(plain).to_bytes(8) + step.to_bytes(4) + hashes)
-
-
-def keyed(alg: str, key: bytes, data: bytes) -> bytes:
-    if alg == "blake3":
-        return blake3.blake3(data, key=key).digest()
-    return hmac.new(key, data, "sha256").digest()
-
-
 def leaf(alg: str, data: bytes) -> bytes:
     return blake3.blake3(data).digest() if alg == "blake3" else hashlib.sha256(data).digest()
 

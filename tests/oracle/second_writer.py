@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 from collections.abc import Callable
 
+import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -84,3 +86,20 @@ def signed(kind: str, document: object, key: Ed25519PrivateKey) -> dict:
         "payloadType": kind,
         "signatures": [signature],
     }
+
+
+def content_key(content: bytes, path: str) -> bytes:
+    return expand(content, b"modelvault/content-key/v1\0" + path.encode(), 32)
+
+
+def content_tag(alg: str, key: bytes, plain: bytes, length: int) -> bytes:
+    step = length - 32
+    blocks = [plain[at : at + step] for at in range(0, len(plain), step)] or [b""]
+    hashes = b"".join(keyed(alg, key, block) for block in blocks)
+    return keyed(alg, key, len(plain).to_bytes(8) + step.to_bytes(4) + hashes)
+
+
+def keyed(alg: str, key: bytes, data: bytes) -> bytes:
+    if alg == "blake3":
+        return blake3.blake3(data, key=key).digest()
+    return hmac.new(key, data, "sha256").digest()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modelvault.adapters.objects_http.transport import Transport
 from modelvault.client.session import Session
 from support.homes import safetensors_bytes
 from support.servers.stack import Stack
@@ -63,6 +64,20 @@ def model(tmp_path: Path) -> Path:
     (folder / "model.safetensors").write_bytes(safetensors_bytes(weights()))
     (folder / "config.json").write_text('{"hidden_size": 64}')
     return folder
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of all that this process puts to the store from now on."""
+    sizes: list[int] = []
+    real = Transport.put
+
+    def put(self, link, body) -> int:
+        sizes.append(len(body))
+        return real(self, link, body)
+
+    monkeypatch.setattr(Transport, "put", put)
+    return sizes
 
 
 @pytest.fixture

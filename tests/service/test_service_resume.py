@@ -7,13 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from modelvault.adapters.objects_http import reader
-from modelvault.adapters.objects_http.transport import Transport
+from modelvault.client.source import Source
 
 SIZE = 40 << 20  # five parts of 8 MiB
 LARGE = 320 << 20  # 40 parts; what two threads have in their hands is lost besides the rest
@@ -39,20 +40,6 @@ Transport.put = put
 with modelvault.connect() as vault:
     print(vault.push(sys.argv[1], sys.argv[2]).version)
 """
-
-
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of all that is put from now on."""
-    sizes: list[int] = []
-    real = Transport.put
-
-    def put(self, link, body) -> int:
-        sizes.append(len(body))
-        return real(self, link, body)
-
-    monkeypatch.setattr(Transport, "put", put)
-    return sizes
 
 
 def folder_of(folder: Path, size: int) -> Path:
@@ -85,6 +72,7 @@ def environment(stack, home: Path) -> dict[str, str]:
 
 
 def killed(stack, home: Path, folder: Path, name: str, after: int) -> None:
+    """A push that dies at its nth request to put something."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, folder, name, str(after)],
         env=environment(stack, home), capture_output=True, text=True, check=False,
@@ -143,6 +131,36 @@ def test_a_file_that_changed_meanwhile_is_sent_anew(
     assert sum(sent) >= SIZE
     with session(stack.token("job", "inference")).load(name, purpose="inference") as loaded:
         assert bytes(loaded.read_bytes("weights.dat")) == weights.read_bytes()
+
+
+def test_a_second_push_killed_half_way_compares_once_and_sends_the_rest(
+    stack, admin, name, big, tmp_path, monkeypatch, sent
+) -> None:
+    """What was found unchanged isn't read again, what was found changed isn't compared again."""
+    admin.create(name, classification="internal")
+    (big / "other.dat").write_bytes(os.urandom(SIZE))
+    admin.push(big, name)
+    with (big / "weights.dat").open("r+b") as file:
+        file.write(b"changed")
+    home = tmp_path / "home"
+    killed(stack, home, big, name, KILLED_AT)
+    sent.clear()
+    read: Counter[str] = Counter()
+    real = Source.read_into
+
+    def read_into(self: Source, offset: int, buffer: memoryview) -> None:
+        read[self._found.path] += len(buffer)
+        real(self, offset, buffer)
+
+    monkeypatch.setattr(Source, "read_into", read_into)
+    with again(stack, home, monkeypatch) as vault:
+        pushed = vault.push(big, name)
+        assert (pushed.version, pushed.unchanged) == (2, ("config.json", "other.dat"))
+        assert sum(sent) < SIZE
+        assert read["other.dat"] < 1 << 20  # its first bytes, to tell the format
+        assert read["weights.dat"] < SIZE
+        third = vault.push(big, name)
+        assert third.unchanged == ("config.json", "other.dat", "weights.dat")
 
 
 @pytest.mark.parametrize("broken", ["torn", "other", "empty", "another identity"])

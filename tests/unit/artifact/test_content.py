@@ -12,7 +12,7 @@ from modelvault.crypto import derive
 from modelvault.crypto.floe import Geometry
 from modelvault.crypto.secret import Secret
 from modelvault.errors import InvalidRequest
-from oracle import second_reader
+from oracle import second_writer
 from support.artifacts import CONTENT_KEY, file_key
 from support.memory_store import MemoryStore
 
@@ -31,12 +31,12 @@ def tag(plain: bytes, *, key: Secret = CONTENT_KEY, alg: str = "blake3", length:
 
 @pytest.mark.parametrize("alg", ALGORITHMS)
 @pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 64, 1000])
-def test_the_second_reader_makes_the_same(alg: str, size: int) -> None:
-    key = second_reader.content_key(CONTENT, "größe/a")
+def test_the_second_writer_makes_the_same(alg: str, size: int) -> None:
+    key = second_writer.content_key(CONTENT, "größe/a")
     with derive.content_key(Secret.copy_of(CONTENT), "größe/a") as ours:
         assert bytes(ours.reveal()) == key
         made = tag(PLAIN[:size], key=ours, alg=alg)
-    assert made == second_reader.content_tag(alg, key, PLAIN[:size], 64)
+    assert made == second_writer.content_tag(alg, key, PLAIN[:size], 64)
     assert len(made) == 32
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from modelvault import deployment
 from modelvault.adapters.keys_local import KeyFile, LocalKeyring
-from modelvault.adapters.ledger_sql import SqlLedger
+from modelvault.adapters.ledger_sql import SqlLedger, schema
 from modelvault.clock import utc_ms
 from modelvault.deployment import AppRole, Deployment, Login
 from modelvault.errors import Conflict, IntegrityError, InvalidRequest, Unavailable
@@ -176,7 +176,7 @@ class TestLogins:
 
 def test_migrate_reads_the_deployment(told: Deployment, tmp_path: Path) -> None:
     SqlLedger.create(told.ledger.url, utc_ms).close()
-    assert founding.migrate(tmp_path / "broker.toml") == (2, 2)
+    assert founding.migrate(tmp_path / "broker.toml") == (schema.VERSION, schema.VERSION)
     (tmp_path / "ledger.db").unlink()
     with pytest.raises(Unavailable):
         founding.migrate(tmp_path / "broker.toml")

@@ -145,9 +145,15 @@ class Importer:
                 f"this vault hashes with sha256 alone, and that version with {manifest.digest_alg}",
                 "load it there and push its files here",
             )
-        with suppress(NotFound):
-            key = self._parts.ledger.key(manifest.artifact)
-            for row in self._parts.ledger.versions(key.tenant, key.model):
+        ledger = self._parts.ledger
+        homes = {(model.record.tenant, model.record.model)}
+        # A version all of whose files are earlier ones' has no key of its own here.
+        for artifact in {manifest.artifact, *(file.artifact for file in manifest.files)}:
+            with suppress(NotFound):
+                key = ledger.key(artifact)
+                homes.add((key.tenant, key.model))
+        for home in homes:
+            for row in ledger.versions(*home):
                 if row.artifact == manifest.artifact:
                     raise _here(model, row.tenant, row.model, row.version, row.hidden_at)
 
