@@ -11,7 +11,7 @@ from modelvault.broker.asked import Authorised
 _LIFTED_BY = {
     "purpose_required": "name a purpose (--purpose)",
     "unknown_purpose": "name a purpose that the policy's data.json has (shipped: inference, "
-    "evaluation, fine-tuning, export, debug)",
+    "evaluation, fine-tuning, export, copy, debug)",
     "purpose_mismatch": "name the purpose that the token was made for",
     "ticket_required": "give a ticket (--ticket)",
     "unknown_classification": "classify the model with a name that the policy's data.json has "
