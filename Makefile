@@ -45,7 +45,8 @@ servers: install
 install: $(VENV)/.dev $(VENV)/.project
 
 test: install
-	@$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term --cov-fail-under=95 $(PYTEST)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term \
+		--cov-fail-under=95 $(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .
