@@ -21,6 +21,7 @@ from modelvault.broker.trusted import verified_invitation
 from modelvault.catalog import LeaseRow
 from modelvault.copies import HandedOver, HandOverAsk, Invitation
 from modelvault.crypto.secret import Secret
+from modelvault.errors import Conflict
 from modelvault.identity.binding import key_hash
 from modelvault.lease import LeaseAsk, Receipt
 from modelvault.manifest import CopiedFrom
@@ -45,22 +46,27 @@ class Giver:
         invitation = verified_invitation(self._parts, who, ask.invitation)
         check_recipient(invitation.recipient)
         version = self._gate.version(who, reference)
-        admitted = self._releaser.admit(
-            who,
-            LeaseAsk(
-                reference=str(reference),
-                purpose=ask.purpose,
-                action="export",
-                files=tuple(file.path for file in version.manifest.files),
-                ticket=ask.ticket,
-                nonce=invitation.nonce,
-                recipient=invitation.recipient,
-                # Limits are the broker's to keep, and no plaintext gets to any disk on the way.
-                fulfils=tuple(sorted(OBLIGATION_TYPES)),
-            ),
-            version,
-            invitation.vault,
+        lease = LeaseAsk(
+            reference=str(reference),
+            purpose=ask.purpose,
+            action="export",
+            files=tuple(file.path for file in version.manifest.files),
+            ticket=ask.ticket,
+            nonce=invitation.nonce,
+            recipient=invitation.recipient,
+            # Limits are the broker's to keep, and no plaintext gets to any disk on the way.
+            fulfils=tuple(sorted(OBLIGATION_TYPES)),
         )
+        try:
+            admitted = self._releaser.admit(who, lease, version, invitation.vault)
+        except Conflict as over:
+            if over.code != "lease_ended":
+                raise
+            raise Conflict(
+                "invitation_used",
+                "this invitation's grant has ended: its keys were handed over, or couldn't be",
+                "begin the import anew, and ask with its invitation",
+            ) from None
         source = CopiedFrom(
             self._parts.vault,
             version.manifest.tenant,

@@ -36,7 +36,7 @@ from modelvault.ports.objects import UploadStore
 from modelvault.record import SignedVersion
 from modelvault.reference import Reference
 
-_GONE = frozenset({"no_upload", "upload_closed"})
+_GONE = frozenset({"no_upload", "upload_closed", "invitation_expired", "invitation_used"})
 
 
 def copy(

@@ -156,8 +156,8 @@ class Broker(Protocol):
 
         The same invitation again gives the same keys, uncharged. Raises AccessDenied
         (`untrusted_vault`), IntegrityError for an invitation that isn't signed by that vault's
-        pinned manifest keys, Conflict (`invitation_expired`; `ask_reused`: it served for another
-        version), and as `lease`.
+        pinned manifest keys, Conflict (`invitation_expired`; `invitation_used`: its grant has
+        ended; `ask_reused`: it served for another version), and as `lease`.
         """
         ...
 
