@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, func, select
+from typing import Any
+
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, func, null, select
 
 from modelvault.adapters.ledger_sql.room import no_version, of_model
 from modelvault.adapters.ledger_sql.schema import charges, leases, models, revocations, versions
@@ -37,8 +39,9 @@ def plain(write: Write, lease: LeaseRow, limits: Limits) -> bool:
     Where it is False, the checks below look at one thing after the other, and say what it is. The
     statement is made of the same conditions as they.
     """
+    slots, most = limits.max_concurrent_leases, limits.max_bytes_per_day
     row = write.one(
-        _FACTS,
+        _FACTS[slots is not None, most is not None],
         {
             "ask_hash": lease.ask_hash,
             "tenant": lease.tenant,
@@ -53,7 +56,6 @@ def plain(write: Write, lease: LeaseRow, limits: Limits) -> bool:
             "day": day_of(lease.granted_at),
         },
     )
-    slots, most = limits.max_concurrent_leases, limits.max_bytes_per_day
     return (
         row is not None
         and not row.asked
@@ -201,7 +203,8 @@ def _running(
     )
 
 
-def _facts() -> Select[tuple[bool, bool, bool, int, int]]:
+def _facts(*, slots: bool, charged: bool) -> Select[tuple[Any, ...]]:
+    """What speaks for and against a lease; what is counted only where a limit needs it."""
     tenant: BindParameter[str] = bindparam("tenant")
     model: BindParameter[str] = bindparam("model")
     subject: BindParameter[str] = bindparam("subject")
@@ -212,16 +215,21 @@ def _facts() -> Select[tuple[bool, bool, bool, int, int]]:
     running = select(func.count()).where(
         _running(subject, bindparam("instance"), tenant, model, at)
     )
+    bytes_ = charge_query(bindparam("holder"), bindparam("day"))
     return select(
         asked.exists().label("asked"),
         stands.exists().label("stands"),
         revoked.exists().label("revoked"),
-        running.scalar_subquery().label("running"),
-        charge_query(bindparam("holder"), bindparam("day")).scalar_subquery().label("charged"),
+        (running.scalar_subquery() if slots else null()).label("running"),
+        (bytes_.scalar_subquery() if charged else null()).label("charged"),
     )
 
 
-_FACTS = _facts()
+_FACTS = {
+    (slots, charged): _facts(slots=slots, charged=charged)
+    for slots in (False, True)
+    for charged in (False, True)
+}
 
 
 def _asked(lease: LeaseRow) -> tuple[object, ...]:
