@@ -24,7 +24,7 @@ from modelvault.copies import (
     Importing,
     Invitation,
 )
-from modelvault.crypto import dsse, hpke
+from modelvault.crypto import derive, dsse, hpke
 from modelvault.crypto.dsse import Envelope, Signature
 from modelvault.crypto.secret import Secret
 from modelvault.errors import AccessDenied, Conflict, IntegrityError, ModelVaultError, NotFound
@@ -342,19 +342,16 @@ def test_versions_that_no_trusted_vault_signed(
     assert tried.reasons == (code,)
 
 
-def test_an_artifact_that_isnt_the_givers(both: tuple[Vault, Vault]) -> None:
-    """A vault that is trusted, and lies: its manifest names an artifact of the receiver's own
-    version. Were it believed, whoever may load the copy would get that version's file keys."""
+def lying_about(both: tuple[Vault, Vault], artifact: str) -> ModelVaultError:
+    """What the receiver says to a trusted vault whose manifest names that artifact for its files,
+    and which hands a key of its own over for it."""
     giver, receiver = both
-    carry(giver, "m@1", receiver, "n")  # an artifact that both hold: fine as long as the keys agree
-    receiver.push("n", {"a.bin": b"secret" * 100})
-    stolen = manifest_of(documents(receiver, "n@2")).artifact
     source = documents(giver, "m@1")
     lying = msgspec.structs.replace(
         manifest_of(source),
         artifact=secrets.token_hex(16),
         files=tuple(
-            msgspec.structs.replace(file, artifact=stolen) for file in manifest_of(source).files
+            msgspec.structs.replace(file, artifact=artifact) for file in manifest_of(source).files
         ),
     )
     sign = partial(giver.keyring.sign, "manifest")
@@ -367,15 +364,35 @@ def test_an_artifact_that_isnt_the_givers(both: tuple[Vault, Vault]) -> None:
     with Secret.random(32) as dek:
         sealed = hpke.seal(
             dek, invitation.recipient.suite, invitation.recipient.public_key,
-            binding.copy_info(origin, invitation, [stolen]),
+            binding.copy_info(origin, invitation, [artifact]),
         )  # fmt: skip
     files = put_objects(giver, receiver, manifest_of(source))
-    with pytest.raises(IntegrityError) as caught:
+    with pytest.raises(ModelVaultError) as caught:
         receiver.broker.commit_import(
             receiver.caller(), importing.id, ImportDraft(source=forged, sealed=sealed, files=files)
         )
-    assert caught.value.code == "other_key"
+    return caught.value
+
+
+def test_an_artifact_that_isnt_the_givers(both: tuple[Vault, Vault]) -> None:
+    """Were it believed, whoever may load the copy would get the file keys of another version."""
+    giver, receiver = both
+    carry(giver, "m@1", receiver, "n")  # an artifact that both hold: fine as long as the keys agree
+    receiver.push("n", {"a.bin": b"secret" * 100})
+    stolen = manifest_of(documents(receiver, "n@2")).artifact
+    assert lying_about(both, stolen).code == "other_key"
     assert [v.version for v in receiver.broker.show(receiver.caller(), "n").versions] == [2, 1]
+
+
+def test_the_place_of_a_content_key(both: tuple[Vault, Vault]) -> None:
+    """Before the first push, and after it: no copy brings the key that pushes are compared with."""
+    receiver = both[1]
+    place = derive.content_artifact(receiver.id, "default", "n")
+    assert lying_about(both, place).code == "other_key"
+    receiver.push("n", {"a.bin": b"a"})
+    before = receiver.ledger.key(place)
+    assert lying_about(both, place).code == "other_key"
+    assert receiver.ledger.key(place) == before
 
 
 def test_trust_goes_one_way(tmp_path: Path) -> None:

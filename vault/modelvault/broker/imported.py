@@ -99,6 +99,21 @@ def check_declared(row: UploadRow, manifest: Manifest) -> None:
         )
 
 
+def check_artifacts(vault: str, tenant: str, model: str, manifest: Manifest) -> None:
+    """No artifact is the place where the ledger keeps the model's content key: a giver that could
+    fill it would know the key that later pushes are compared with.
+
+    Raises IntegrityError (`other_key`).
+    """
+    reserved = derive.content_artifact(vault, tenant, model)
+    if reserved in {manifest.artifact, *(file.artifact for file in manifest.files)}:
+        raise IntegrityError(
+            "other_key",
+            "the giver's manifest names an artifact that only this vault can have",
+            "don't trust that vault",
+        )
+
+
 def entries(manifest: Manifest, put: Sequence[ImportedFile]) -> tuple[FileEntry, ...]:
     """The giver's entries, each under the objects that it was put as.
 

@@ -75,6 +75,7 @@ class Importer:
             return composing.published(model, *self._parts.ledger.published(upload))
         check_open(row, who)
         imported.check_declared(row, source.manifest)
+        imported.check_artifacts(self._parts.vault, row.tenant, row.model, source.manifest)
         self._check_taken(model, source.manifest)
         files = self._checked(source.manifest, draft)
         parts = self._parts
