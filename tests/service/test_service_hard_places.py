@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -15,6 +16,9 @@ from safetensors.numpy import load_file, save_file
 
 from support.container import Container, Mount, give
 from support.servers.stack import Stack
+
+# One model, of one stack: all in one process.
+pytestmark = pytest.mark.xdist_group("hard places")
 
 UID = 54321
 
@@ -64,11 +68,13 @@ with modelvault.connect() as vault, vault.load(sys.argv[1], purpose="inference")
 
 @dataclass(frozen=True)
 class Place:
-    """Runs a command in such a container, with what a job is given and no more."""
+    """Runs a command in such a container, with what a job is given and no more. NAME in it is the
+    model's."""
 
     stack: Stack
     folder: Path
     model: Path
+    name: str
 
     def run(
         self, *command: str, token: str, more: tuple[Mount, ...] = (), **env: str
@@ -89,7 +95,7 @@ class Place:
             "MODELVAULT_TOKEN_FILE": "/run/secrets/token",
         }
         made = Container(
-            command=["prlimit", "--memlock=0:0", *command],
+            command=["prlimit", "--memlock=0:0", *(p.replace("NAME", self.name) for p in command)],
             uid=UID,
             gid=UID,
             env={name: text for name, text in (told | env).items() if text},
@@ -109,17 +115,18 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """With a model `hard`, of 1 MB in many segments."""
+    """With a model of 1 MB in many segments."""
     model, folder = tmp_path_factory.mktemp("model"), tmp_path_factory.mktemp("place")
     weights = np.random.default_rng(11).standard_normal((500, 500), dtype=np.float32)
     save_file({"weights": weights, "steps": np.arange(3)}, model / "model.safetensors")
     (model / "config.json").write_text('{"hidden_size": 500}')
     for each, mode in ((model, 0o755), *((file, 0o644) for file in model.iterdir())):
         each.chmod(mode)
+    name = f"hard-{secrets.token_hex(4)}"
     with stack.connect(stack.admin()) as admin:
-        admin.create("hard", classification="internal")
-        admin.push(model, "hard:prod")
-    return Place(stack, folder, model)
+        admin.create(name, classification="internal")
+        admin.push(model, f"{name}:prod")
+    return Place(stack, folder, model, name)
 
 
 def test_the_place_is_as_hard_as_it_says(place: Place) -> None:
@@ -138,7 +145,7 @@ def test_the_place_is_as_hard_as_it_says(place: Place) -> None:
 
 
 def test_the_library_loads_in_every_way(place: Place, stack: Stack, model: Path) -> None:
-    done = place.run("python", "-c", LOAD, "hard:prod", token=stack.token("job", "inference"))
+    done = place.run("python", "-c", LOAD, "NAME:prod", token=stack.token("job", "inference"))
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["sums"] == {
@@ -152,7 +159,7 @@ def test_the_library_loads_in_every_way(place: Place, stack: Stack, model: Path)
 
 def test_the_command_loads_and_tells_who_it_is(place: Place, stack: Stack, model: Path) -> None:
     token = stack.token("job", "inference")
-    done = place.run("modelvault", "load", "hard:prod", "-p", "inference", "--json", token=token)
+    done = place.run("modelvault", "load", "NAME:prod", "-p", "inference", "--json", token=token)
     assert done.returncode == 0, done.stdout + done.stderr
     loaded = json.loads(done.stdout)
     assert {one["name"]: one["shape"] for one in loaded["tensors"]} == {
@@ -166,7 +173,7 @@ def test_the_command_loads_and_tells_who_it_is(place: Place, stack: Stack, model
 
 
 def test_an_admin_pushes_from_there(place: Place, stack: Stack) -> None:
-    done = place.run("modelvault", "push", "/models/it", "hard:next", "--json", token=stack.admin())
+    done = place.run("modelvault", "push", "/models/it", "NAME:next", "--json", token=stack.admin())
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["version"] == 2
 
@@ -183,8 +190,8 @@ SECRET = "/run/secrets/closed"
         (("whoami",), {"MODELVAULT_TRUST": ""}, "no_trust_file", "MODELVAULT_TRUST"),
         (("whoami",), {"MODELVAULT_CA": SECRET}, "bad_tls_files", "readable"),
         (("whoami",), {"MODELVAULT_CONFIG": SECRET}, "bad_settings", "mend"),
-        (("pull", "hard:prod", "/out"), {}, "cant_write", "permissions"),
-        (("export", "hard:prod", "/out", "-p", "export"), {}, "cant_write", "permissions"),
+        (("pull", "NAME:prod", "/out"), {}, "cant_write", "permissions"),
+        (("export", "NAME:prod", "/out", "-p", "export"), {}, "cant_write", "permissions"),
         (("init",), {"MODELVAULT_BROKER": ""}, "cant_write", "MODELVAULT_HOME"),
         (
             ("init",),
