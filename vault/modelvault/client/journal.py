@@ -1,9 +1,9 @@
 """What a push that was cut off leaves for the next one, in a file of the pusher's own.
 
-It holds no secret: which upload it was, and of each file its state, its objects' names, the header
-and the leaves of what the store has. The keys come from the broker again, for the same identity
-alone. A journal that is broken, of other files or of an upload that is gone is no error: the push
-just begins anew.
+It holds no secret: which upload it was, and of each file its state, its objects' names, the header,
+the leaves of what the store has and its plaintext's hashes under a key that isn't in here. The keys
+come from the broker again, for the same identity alone. A journal that is broken, of other files or
+of an upload that is gone is no error: the push just begins anew.
 """
 
 from __future__ import annotations
