@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from modelvault.client.comparing import candidates
 from modelvault.client.journal import Journal, open_journal
 from modelvault.client.scan import Found, scan
 from modelvault.lease import DraftFile, Upload
@@ -157,3 +158,36 @@ def test_where_there_can_be_none(tmp_path: Path, files: tuple[Found, ...]) -> No
     path.unlink()
     path.symlink_to(tmp_path / "file")
     assert open_journal(place, VAULT, REFERENCE, files) is None
+
+
+def test_a_tag_is_known_again_as_long_as_nobody_touches_the_file(
+    place: Path, files: tuple[Found, ...]
+) -> None:
+    journal = opened(place, files)
+    journal.start(UPLOAD)
+    journal.tag(files[0], b"t" * 32)
+    journal.close()
+    again = opened(place, files)
+    assert again.tagged(files[0]) == b"t" * 32
+    assert again.tagged(files[1]) is None
+    assert again.tagged(touched(files[0])) is None
+    assert not again.begun(files[0])
+    again.tag(touched(files[0]), b"u" * 32)
+    again.fresh(files[1]).begin(HEADER)
+    again.close()
+    last = opened(place, files)
+    assert last.tagged(files[0]) is None
+    assert last.tagged(touched(files[0])) == b"u" * 32
+    assert last.begun(files[1])
+    last.start(UPLOAD)
+    assert last.tagged(touched(files[0])) is None
+    assert not last.begun(files[1])
+
+
+def test_what_was_begun_is_not_compared_again(place: Path, files: tuple[Found, ...]) -> None:
+    upload = msgspec.structs.replace(UPLOAD, candidates=tuple(found.path for found in files))
+    assert candidates(upload, files, None) == files
+    assert candidates(UPLOAD, files, None) == ()
+    begun(place, files)
+    journal = opened(place, files)
+    assert candidates(upload, files, journal) == ()

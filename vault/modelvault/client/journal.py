@@ -123,7 +123,7 @@ class Journal:
 
     def begun(self, found: Found) -> bool:
         """Whether an earlier run began to put the file: it was changed, and needs no comparing."""
-        return any(isinstance(each, Begun) for each in self._of(found))
+        return any(isinstance(each, Begun | Finished) for each in self._of(found))
 
     def tagged(self, found: Found) -> bytes | None:
         """The file's content tag, if an earlier run has made it and nobody has touched it since."""
