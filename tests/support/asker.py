@@ -39,7 +39,7 @@ class Asker:
         self.caller = Caller(token=given, client="bench")
         self._reference = reference
         key = hpke.generate()
-        self._recipient = Recipient(suite=key.suite, public_key=key.public)
+        self.recipient = Recipient(suite=key.suite, public_key=key.public)
         self._key_hash = key_hash(key.suite, key.public)
         self._lock = threading.Lock()
         self._taken: list[str] = []
@@ -49,7 +49,7 @@ class Asker:
             reference=self._reference,
             purpose="inference",
             nonce=secrets.token_bytes(16),
-            recipient=self._recipient,
+            recipient=self.recipient,
             fulfils=tuple(sorted(OBLIGATION_TYPES)),
         )
         lease = self.broker.lease(self.caller, ask)
