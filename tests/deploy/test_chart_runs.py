@@ -42,12 +42,15 @@ def test_brokers_get_ready_with_opa_beside_them(installed: Installed, number: in
     assert set(reviewed) == {"system:serviceaccount:models:mv"}
 
 
-def test_opa_answers_for_its_health_apart(installed: Installed) -> None:
-    for number in (0, 1):
-        address = installed.brokers[number]["opa"].address
-        answer = requests.get(f"http://{address}:8282/health?bundles", timeout=5)
-        assert answer.status_code == 200
-        assert requests.get(f"http://{address}:8282/v1/data", timeout=5).status_code == 401
+@pytest.mark.parametrize("number", [0, 1])
+def test_opa_answers_for_its_health_apart(installed: Installed, number: int) -> None:
+    url = f"http://{installed.brokers[number]['opa'].address}:8282"
+
+    def status(path: str) -> int:
+        return requests.get(url + path, timeout=5).status_code
+
+    installed.processes[f"opa-{number}"].until(lambda: status("/health?bundles") == 200)
+    assert status("/v1/data") == 401, "decisions aren't for whoever reaches that port"
 
 
 def test_a_job_loads_a_model_by_its_own_token(installed: Installed) -> None:
