@@ -15,8 +15,8 @@ import pytest
 from modelvault.access import Caller
 from modelvault.crypto import derive
 from modelvault.errors import ModelVaultError, Unavailable
-from modelvault.lease import Draft
 from modelvault.manifest import Hints
+from modelvault.upload import Draft
 from support.vaults import Vault, allow, deny, obligation, opened
 
 CONTENT = b"CANARY-OF-THE-WEIGHTS" * 20

@@ -27,8 +27,8 @@ from modelvault.errors import (
     NotFound,
     Unavailable,
 )
-from modelvault.lease import Draft, DraftFile, TaggedFile
 from modelvault.manifest import Manifest
+from modelvault.upload import Draft, DraftFile, TaggedFile
 from support.attacked import as_somebody, folder
 from support.homes import isolated, safetensors_bytes
 

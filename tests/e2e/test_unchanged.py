@@ -17,9 +17,9 @@ from modelvault.client.session import Session
 from modelvault.client.source import Source
 from modelvault.crypto import derive
 from modelvault.errors import Conflict, IntegrityError
-from modelvault.lease import Compared
 from modelvault.manifest import Manifest
 from modelvault.ports.keys import WrappedKey
+from modelvault.upload import Compared
 from oracle import second_reader
 from support.attacked import as_somebody, rows
 from support.command import call

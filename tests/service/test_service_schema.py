@@ -18,7 +18,7 @@ from schemathesis.generation import GenerationMode
 
 from modelvault.access import OBLIGATION_TYPES
 from modelvault.identity.binding import key_hash
-from modelvault.lease import DeclaredFile, PushAsk
+from modelvault.upload import DeclaredFile, PushAsk
 from support.asker import Asker
 from support.servers.stack import Stack
 

@@ -22,9 +22,9 @@ from modelvault.copies import (
     ImportedFile,
     Importing,
 )
-from modelvault.lease import Published
 from modelvault.manifest import Manifest
 from modelvault.record import SignedVersion
+from modelvault.upload import Published
 from support.vaults import Vault, make
 
 FILES = {"a.bin": b"a" * 1000, "b/c.json": b"{}", "empty": b""}

@@ -21,18 +21,7 @@ from modelvault.crypto import derive, dsse, hpke
 from modelvault.crypto.dsse import Envelope, Signature
 from modelvault.crypto.secret import Secret
 from modelvault.errors import Conflict, NotFound
-from modelvault.lease import (
-    Draft,
-    Lease,
-    LeaseAsk,
-    ModelDetail,
-    ModelSummary,
-    Published,
-    PushAsk,
-    Receipt,
-    Renewal,
-    Upload,
-)
+from modelvault.lease import Lease, LeaseAsk, ModelDetail, ModelSummary, Receipt, Renewal
 from modelvault.manifest import PAYLOAD_TYPE, FileEntry, Manifest
 from modelvault.record import (
     MODEL_TYPE,
@@ -44,6 +33,7 @@ from modelvault.record import (
     TrustKey,
 )
 from modelvault.reference import Reference
+from modelvault.upload import Draft, Published, PushAsk, Upload
 from support.memory_store import MemoryStore
 
 WHEN = "2026-01-01T00:00:00.000Z"

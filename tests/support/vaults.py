@@ -44,23 +44,21 @@ from modelvault.errors import Unavailable
 from modelvault.identity.binding import bound_audience, key_hash, plain_audience
 from modelvault.identity.issuer import Issuer, local_issuer
 from modelvault.identity.mint import mint
-from modelvault.lease import (
-    CompareAsk,
-    DeclaredFile,
-    Draft,
-    DraftFile,
-    Lease,
-    LeaseAsk,
-    Published,
-    PushAsk,
-    Recipient,
-    TaggedFile,
-    Upload,
-)
+from modelvault.lease import Lease, LeaseAsk, Recipient
 from modelvault.policy.bundle import Bundle
 from modelvault.ports.policy import PolicyEngine
 from modelvault.record import Entry, TrustFile, TrustKey
 from modelvault.reference import Reference
+from modelvault.upload import (
+    CompareAsk,
+    DeclaredFile,
+    Draft,
+    DraftFile,
+    Published,
+    PushAsk,
+    TaggedFile,
+    Upload,
+)
 
 SEGMENT = 64
 REVISION = "sha256:" + "01" * 32

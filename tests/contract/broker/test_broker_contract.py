@@ -20,7 +20,8 @@ from modelvault.errors import (
     NotFound,
     Unavailable,
 )
-from modelvault.lease import CompareAsk, Draft, PolicyBundle, PutAsk, Recipient, ResumeAsk
+from modelvault.lease import PolicyBundle, Recipient
+from modelvault.upload import CompareAsk, Draft, PutAsk, ResumeAsk
 from support.vaults import Vault, allow, deny, obligation
 
 FILES = {"a.bin": b"a" * 1000, "b/c.json": b"{}", "empty": b""}

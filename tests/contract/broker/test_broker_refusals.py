@@ -14,7 +14,8 @@ from modelvault.errors import (
     NotFound,
     Unavailable,
 )
-from modelvault.lease import DeclaredFile, Draft, LeaseAsk, PolicyBundle, PushAsk, PutAsk, Recipient
+from modelvault.lease import LeaseAsk, PolicyBundle, Recipient
+from modelvault.upload import DeclaredFile, Draft, PushAsk, PutAsk
 from support.vaults import Vault
 
 LONG = "x" * 3000

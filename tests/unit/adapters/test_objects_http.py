@@ -23,7 +23,8 @@ from modelvault.errors import (
     NotFound,
     Unavailable,
 )
-from modelvault.lease import Link, Links, PutAsk, Putting
+from modelvault.lease import Link, Links
+from modelvault.upload import PutAsk, Putting
 from support.servers.fake_http import Asked, FakeServer, Reply
 from support.vaults import Clock
 

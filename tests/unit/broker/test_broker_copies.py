@@ -11,8 +11,8 @@ import pytest
 from modelvault.copies import ImportDraft
 from modelvault.crypto.secret import Secret
 from modelvault.errors import AccessDenied, Conflict, IntegrityError, InvalidRequest
-from modelvault.lease import Draft, ResumeAsk
 from modelvault.manifest import CopiedFrom, Provenance
+from modelvault.upload import Draft, ResumeAsk
 from support.copying import (
     FILES,
     befriend,

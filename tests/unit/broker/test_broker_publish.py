@@ -24,8 +24,9 @@ from modelvault.errors import (
     Unavailable,
 )
 from modelvault.identity.binding import key_hash
-from modelvault.lease import DeclaredFile, Draft, Recipient
+from modelvault.lease import Recipient
 from modelvault.manifest import Hints, Manifest, Provenance, TensorEntry
+from modelvault.upload import DeclaredFile, Draft
 from support.vaults import (
     SEGMENT,
     Crash,

@@ -18,8 +18,8 @@ from modelvault.errors import (
     NotFound,
     Unavailable,
 )
-from modelvault.lease import CompareAsk, Draft, Published, ResumeAsk, TaggedFile, Upload
 from modelvault.manifest import FileEntry, Manifest
+from modelvault.upload import CompareAsk, Draft, Published, ResumeAsk, TaggedFile, Upload
 from support.vaults import SEGMENT, Vault, deny, one_time, opened
 
 FILES = {"a.bin": bytes(range(200)), "b/c.bin": b"c" * 70, "empty": b""}

@@ -11,8 +11,8 @@ import pytest
 from modelvault.client.comparing import candidates
 from modelvault.client.journal import Journal, open_journal
 from modelvault.client.scan import Found, scan
-from modelvault.lease import DraftFile, Upload
 from modelvault.reference import Reference
+from modelvault.upload import DraftFile, Upload
 
 VAULT = "ab" * 16
 REFERENCE = Reference("default", "m")

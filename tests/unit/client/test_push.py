@@ -11,9 +11,9 @@ from modelvault.artifact.trust import Seen
 from modelvault.client.pins import Pins
 from modelvault.client.session import Session
 from modelvault.errors import Conflict, IntegrityError, InvalidRequest, Unavailable
-from modelvault.lease import Published
 from modelvault.manifest import Hints, Provenance
 from modelvault.reference import Reference
+from modelvault.upload import Published
 from support.honest import HonestBroker, Keys, Store, context
 
 

@@ -15,8 +15,8 @@ from modelvault.client.source import Source
 from modelvault.client.upload import Uploader
 from modelvault.crypto.secret import Secret
 from modelvault.errors import Conflict, IntegrityError, InvalidRequest, ModelVaultError, Unavailable
-from modelvault.lease import Upload
 from modelvault.manifest import FileEntry
+from modelvault.upload import Upload
 from support.memory_store import MemoryStore
 
 UPLOAD = Upload(

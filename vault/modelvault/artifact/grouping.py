@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import msgspec
 
-from modelvault.lease import MAX_PARTS
+from modelvault.upload import MAX_PARTS
 
 PART_BYTES = 8 << 20  # S3 takes no parts under 5 MiB but the last
 

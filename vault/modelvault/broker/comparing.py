@@ -22,9 +22,9 @@ from modelvault.broker.verified import KnownModel
 from modelvault.catalog import UploadRow, VersionRow
 from modelvault.crypto import derive
 from modelvault.errors import InvalidRequest, NotFound
-from modelvault.lease import CompareAsk, Compared, TaggedFile
 from modelvault.manifest import FileEntry
 from modelvault.reference import Reference
+from modelvault.upload import CompareAsk, Compared, TaggedFile
 
 
 class Comparer:

@@ -11,9 +11,10 @@ from modelvault.catalog import UploadRow, VersionRow
 from modelvault.clock import to_text
 from modelvault.crypto import dsse
 from modelvault.errors import IntegrityError, InvalidRequest
-from modelvault.lease import Draft, Published, Receipt
+from modelvault.lease import Receipt
 from modelvault.manifest import PAYLOAD_TYPE, FileEntry, Manifest
 from modelvault.record import Entry, SignedVersion
+from modelvault.upload import Draft, Published
 
 
 def compose(

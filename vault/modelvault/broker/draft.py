@@ -7,8 +7,8 @@ from modelvault.canonical import MAX_INTEGER
 from modelvault.catalog import UploadRow
 from modelvault.crypto.floe import MAX_SEGMENTS, Geometry
 from modelvault.errors import InvalidRequest
-from modelvault.lease import DeclaredFile, Draft
 from modelvault.manifest import DigestAlgorithm, check_paths
+from modelvault.upload import DeclaredFile, Draft
 
 _AGAIN = "push again; if it happens twice, use the client of this vault's version"
 

@@ -30,9 +30,9 @@ from modelvault.copies import ImportAsk, ImportDraft, Importing
 from modelvault.crypto.secret import Secret
 from modelvault.errors import AccessDenied, Conflict, InvalidRequest, NotFound
 from modelvault.identity.binding import key_hash
-from modelvault.lease import Published
 from modelvault.manifest import FileEntry, Manifest
 from modelvault.reference import Reference
+from modelvault.upload import Published
 
 _TRIES = 4
 _HEAD_TRIES = 64

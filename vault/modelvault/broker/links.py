@@ -23,18 +23,11 @@ from modelvault.catalog import UploadRow
 from modelvault.crypto import derive
 from modelvault.errors import AccessDenied, InvalidRequest, NotFound
 from modelvault.identity.binding import key_hash
-from modelvault.lease import (
-    MAX_LINKS,
-    Link,
-    Links,
-    PutAsk,
-    Putting,
-    ResumeAsk,
-    Upload,
-)
+from modelvault.lease import MAX_LINKS, Link, Links
 from modelvault.manifest import FileEntry, object_names
 from modelvault.ports.objects import PutPart, UrlSigner
 from modelvault.reference import Reference
+from modelvault.upload import PutAsk, Putting, ResumeAsk, Upload
 
 
 class Linker:

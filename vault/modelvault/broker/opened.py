@@ -12,7 +12,8 @@ from modelvault.catalog import UploadRow
 from modelvault.clock import to_text
 from modelvault.crypto.secret import Secret
 from modelvault.errors import Conflict, NotFound
-from modelvault.lease import Recipient, Upload
+from modelvault.lease import Recipient
+from modelvault.upload import Upload
 
 # An import's row says so where an upload's names the hash of its pusher's key: no token is bound to
 # such a key, and what was begun as one is never ended as the other.

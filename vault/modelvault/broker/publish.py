@@ -26,10 +26,10 @@ from modelvault.crypto.floe import Geometry
 from modelvault.crypto.secret import Secret
 from modelvault.errors import AccessDenied, Conflict, IntegrityError, InvalidRequest
 from modelvault.identity.binding import key_hash
-from modelvault.lease import Draft, DraftFile, Published, PushAsk, Upload
 from modelvault.manifest import FileEntry
 from modelvault.record import Entry
 from modelvault.reference import Reference
+from modelvault.upload import Draft, DraftFile, Published, PushAsk, Upload
 
 _KEY_TRIES = 4
 _HEAD_TRIES = 64

@@ -33,9 +33,6 @@ from modelvault.broker.verified import Records
 from modelvault.copies import HandedOver, HandOverAsk, ImportAsk, ImportDraft, Importing
 from modelvault.identity.issuer import Issuer
 from modelvault.lease import (
-    CompareAsk,
-    Compared,
-    Draft,
     EntryPage,
     Explanation,
     Lease,
@@ -46,15 +43,9 @@ from modelvault.lease import (
     ModelSummary,
     PolicyBundle,
     PolicyRevision,
-    Published,
-    PushAsk,
-    PutAsk,
-    Putting,
     Renewal,
-    ResumeAsk,
     Rotated,
     Swept,
-    Upload,
 )
 from modelvault.manifest import DigestAlgorithm
 from modelvault.ports.identity import IssuerKeys
@@ -62,6 +53,17 @@ from modelvault.ports.keys import KeyAdmin, KeyService, Signer
 from modelvault.ports.ledger import Ledger
 from modelvault.ports.objects import ObjectStore, UrlSigner
 from modelvault.record import SignedVersion, TrustFile
+from modelvault.upload import (
+    CompareAsk,
+    Compared,
+    Draft,
+    Published,
+    PushAsk,
+    PutAsk,
+    Putting,
+    ResumeAsk,
+    Upload,
+)
 
 
 class LocalBroker:

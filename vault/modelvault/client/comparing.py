@@ -17,8 +17,8 @@ from modelvault.client.upload import describe
 from modelvault.crypto.floe import Geometry
 from modelvault.crypto.secret import Secret
 from modelvault.errors import IntegrityError
-from modelvault.lease import CompareAsk, TaggedFile, Upload
 from modelvault.manifest import FileEntry, TensorEntry
+from modelvault.upload import CompareAsk, TaggedFile, Upload
 
 _BLOCK = 8  # segments that a thread takes at a time
 

@@ -19,10 +19,10 @@ from modelvault.copies import (
 from modelvault.crypto import dsse
 from modelvault.errors import IntegrityError
 from modelvault.identity.binding import key_hash
-from modelvault.lease import Published
 from modelvault.manifest import CopiedFrom, FileEntry, Manifest
 from modelvault.record import SignedVersion, TrustFile
 from modelvault.reference import Reference
+from modelvault.upload import Published
 
 PURPOSE = "copy"
 

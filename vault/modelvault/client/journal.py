@@ -21,9 +21,9 @@ import msgspec
 from modelvault import canonical
 from modelvault.client.lines import lock_file, read_lines
 from modelvault.client.scan import Found
-from modelvault.lease import DraftFile, Upload
 from modelvault.manifest import TensorEntry
 from modelvault.reference import Reference
+from modelvault.upload import DraftFile, Upload
 
 _LEAF = 32
 

@@ -10,8 +10,8 @@ from modelvault.client.journal import Journal
 from modelvault.client.keys import OneTimeKey, PushKeys
 from modelvault.client.scan import Found, Scan
 from modelvault.errors import Conflict, NotFound
-from modelvault.lease import DeclaredFile, PushAsk, ResumeAsk, Upload
 from modelvault.reference import Reference
+from modelvault.upload import DeclaredFile, PushAsk, ResumeAsk, Upload
 
 
 def begin(

@@ -24,10 +24,10 @@ from modelvault.errors import (
     ModelVaultError,
     Unavailable,
 )
-from modelvault.lease import Draft, Published, Upload
 from modelvault.manifest import Hints, Provenance
 from modelvault.ports.objects import UploadStore
 from modelvault.reference import Reference
+from modelvault.upload import Draft, Published, Upload
 from modelvault.weights.sniff import is_pickle
 
 

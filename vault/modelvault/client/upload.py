@@ -18,9 +18,9 @@ from modelvault.client.source import Source
 from modelvault.crypto import derive
 from modelvault.crypto.floe import Geometry
 from modelvault.errors import ModelVaultError, NotFound, Unavailable
-from modelvault.lease import DraftFile, Upload
 from modelvault.manifest import TensorEntry
 from modelvault.ports.objects import ObjectWriter, Track, UploadStore
+from modelvault.upload import DraftFile, Upload
 from modelvault.weights import safetensors
 
 # A small file's time goes into making two objects durable, so several are under way at once; a

@@ -13,9 +13,6 @@ from modelvault.copies import (
     Importing,
 )
 from modelvault.lease import (
-    CompareAsk,
-    Compared,
-    Draft,
     EntryPage,
     Explanation,
     Lease,
@@ -26,17 +23,22 @@ from modelvault.lease import (
     ModelSummary,
     PolicyBundle,
     PolicyRevision,
+    Renewal,
+    Rotated,
+    Swept,
+)
+from modelvault.record import SignedVersion
+from modelvault.upload import (
+    CompareAsk,
+    Compared,
+    Draft,
     Published,
     PushAsk,
     PutAsk,
     Putting,
-    Renewal,
     ResumeAsk,
-    Rotated,
-    Swept,
     Upload,
 )
-from modelvault.record import SignedVersion
 
 
 class Broker(Protocol):

@@ -12,9 +12,6 @@ from modelvault.access import Principal
 from modelvault.copies import HandedOver, HandOverAsk, ImportAsk, ImportDraft, Importing
 from modelvault.errors import NotFound
 from modelvault.lease import (
-    CompareAsk,
-    Compared,
-    Draft,
     EntryPage,
     Explanation,
     Lease,
@@ -25,18 +22,23 @@ from modelvault.lease import (
     ModelSummary,
     PolicyBundle,
     PolicyRevision,
+    Renewal,
+    Rotated,
+    Swept,
+)
+from modelvault.manifest import MAX_BYTES
+from modelvault.record import SignedVersion
+from modelvault.upload import (
+    CompareAsk,
+    Compared,
+    Draft,
     Published,
     PushAsk,
     PutAsk,
     Putting,
-    Renewal,
     ResumeAsk,
-    Rotated,
-    Swept,
     Upload,
 )
-from modelvault.manifest import MAX_BYTES
-from modelvault.record import SignedVersion
 from modelvault.wire import bodies
 
 API = "1"

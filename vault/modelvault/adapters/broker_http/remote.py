@@ -10,9 +10,6 @@ from modelvault.access import Action, Caller, Principal
 from modelvault.adapters.broker_http.connection import Connection
 from modelvault.copies import HandedOver, HandOverAsk, ImportAsk, ImportDraft, Importing
 from modelvault.lease import (
-    CompareAsk,
-    Compared,
-    Draft,
     EntryPage,
     Explanation,
     Lease,
@@ -23,17 +20,22 @@ from modelvault.lease import (
     ModelSummary,
     PolicyBundle,
     PolicyRevision,
+    Renewal,
+    Rotated,
+    Swept,
+)
+from modelvault.record import SignedVersion
+from modelvault.upload import (
+    CompareAsk,
+    Compared,
+    Draft,
     Published,
     PushAsk,
     PutAsk,
     Putting,
-    Renewal,
     ResumeAsk,
-    Rotated,
-    Swept,
     Upload,
 )
-from modelvault.record import SignedVersion
 from modelvault.wire import bodies
 from modelvault.wire.calls import CALLS
 

@@ -13,8 +13,9 @@ from modelvault.artifact.parallel import run_blocks
 from modelvault.clock import Clock
 from modelvault.crypto import derive
 from modelvault.errors import Conflict, InvalidRequest, Unavailable, sealed
-from modelvault.lease import Link, PutAsk, Putting
+from modelvault.lease import Link
 from modelvault.ports.objects import Track
+from modelvault.upload import PutAsk, Putting
 
 AskPut = Callable[[PutAsk], Putting]
 PutDone = Callable[[PutAsk], None]
