@@ -108,8 +108,7 @@ def update(options: Globals, successor: Path, pinned: Path | None, dry_run: bool
 @command(
     "rotate",
     "modelvault trust rotate manifest successor.json --home ~/.modelvault",
-    "modelvault trust rotate manifest successor.json --deployment broker.toml "
-    "--hcvault-token-file root-token",
+    "modelvault trust rotate log next.json --deployment broker.toml --hcvault-token-file token",
 )
 @click.argument("purpose", type=click.Choice(["manifest", "record", "log", "bundle"]))
 @click.argument("successor", type=NAMED_PATH)
