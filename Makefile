@@ -34,10 +34,10 @@ demo: $(VENV)/.demo $(VENV)/.project
 
 # HashiCorp Vault, OPA, S3, PostgreSQL, an issuer and two brokers: real, on loopback.
 stack: servers
-	@PYTHONPATH=tests $(BIN)/python -m support.run_stack
+	@PYTHONPATH=tests exec $(BIN)/python -m support.run_stack
 
 demo-stack: servers
-	@PYTHONPATH=tests $(BIN)/python -m support.run_stack --demo
+	@PYTHONPATH=tests exec $(BIN)/python -m support.run_stack --demo
 
 servers: install
 	@servers/build.sh

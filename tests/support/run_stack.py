@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import click
 
@@ -22,23 +23,59 @@ from modelvault_cli.demo.world import model_folder
 from support.servers.stack import Stack
 
 
+class Stopped(Exception):
+    """Somebody asked for the end while something began."""
+
+
+class Asked:
+    """Whether SIGINT, SIGTERM or SIGHUP has come.
+
+    They are only noted, and looked at between two steps: an exception in the middle of one could
+    leave a server behind that nobody knows yet. SIGINT counts also where a shell without job
+    control started this with `&` and made it ignored; an ignored SIGHUP is nohup's wish.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
+
+    def check(self) -> None:
+        """Raises Stopped."""
+        if self.came:
+            raise Stopped
+
+    def wait(self) -> None:
+        """Until one comes."""
+        while not self.came:
+            time.sleep(0.2)
+
+    def _note(self, *_: object) -> None:
+        self.came = True
+
+
 @click.command()
 @click.option("--demo", is_flag=True, help="Run the demo through it, and end.")
 def main(demo: bool) -> None:
     """Bring a served vault up on loopback; Ctrl-C ends it."""
-    begun = time.monotonic()
-    stack = Stack(
-        brokers=2, say=lambda line: click.echo(f"{time.monotonic() - begun:5.1f} s  {line}")
-    )
+    asked, begun = Asked(), time.monotonic()
+
+    def say(line: str) -> None:
+        asked.check()
+        click.echo(f"{time.monotonic() - begun:5.1f} s  {line}")
+
     try:
-        if demo:
-            run_demo(stack)
-            return
-        tell(stack)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
-        click.echo("\nstopping")
+        with closing(Stack(brokers=2, say=say)) as stack:
+            if demo:
+                run_demo(stack)
+                return
+            tell(stack)
+            asked.wait()
+            click.echo("\nstopping")
+    except Stopped:
+        click.echo("\nstopped")
     finally:
-        stack.close()
         click.echo("everything is stopped, and nothing is left")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -73,6 +74,7 @@ class DevServer:
 
     def stop(self) -> None:
         self.process.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Mounted:
@@ -111,6 +113,7 @@ class Mounted:
         for connection in self._open:
             connection.close()
         self._setup.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def healthy(address: str) -> bool:

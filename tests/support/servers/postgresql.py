@@ -101,6 +101,7 @@ class Cluster:
             capture_output=True,
             user=self.user,
             cwd=self.folder,
+            start_new_session=True,  # Ctrl-C at the terminal isn't for it
         )
 
 

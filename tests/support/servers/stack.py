@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import subprocess
+import shutil
 import sys
 import tempfile
 import uuid
@@ -220,7 +220,7 @@ class Stack:
 
     def close(self) -> None:
         self._closing.close()
-        subprocess.run(["rm", "-rf", str(self.folder)], check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _certificates(self) -> None:
         tls = self.folder / "tls"
