@@ -109,8 +109,10 @@ class Links(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ttl_s: Positive
 
 
-class VersionSummary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One version in a listing; `size` in plaintext bytes."""
+class VersionSummary(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
+    """One version in a listing; `size` in plaintext bytes; `revoked_at` only of a revoked one."""
 
     version: Positive
     manifest: Sha256
@@ -120,6 +122,8 @@ class VersionSummary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     files: Count
     kek_version: Positive | None
     hidden_at: Time | None
+    # Left out where it is None: so a client from before it was told reads all the others.
+    revoked_at: Time | None = None
 
 
 class TagSummary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

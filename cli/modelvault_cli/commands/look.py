@@ -10,7 +10,7 @@ from modelvault_cli.commands import arguments
 from modelvault_cli.frame import Globals, command, pass_globals
 
 if TYPE_CHECKING:
-    from modelvault.lease import ModelDetail
+    from modelvault.lease import ModelDetail, VersionSummary
     from modelvault.manifest import CopiedFrom
     from modelvault_cli.documents import Show, Shown
 
@@ -118,7 +118,7 @@ def _lines(document: Show) -> list[str]:
             size(one.size),
             str(one.files),
             str(one.kek_version or "-"),
-            "hidden" if one.hidden_at else "",
+            _state(one),
             one.manifest[:19] + "…",
         )
         for one in document.versions
@@ -127,6 +127,11 @@ def _lines(document: Show) -> list[str]:
     versions = table(header, rows)
     selected = _selected_lines(document.selected) if document.selected else []
     return [*lines, *([""] if versions else []), *versions, *selected]
+
+
+def _state(version: VersionSummary) -> str:
+    told = {"hidden": version.hidden_at, "revoked": version.revoked_at}
+    return ", ".join(state for state, at in told.items() if at)
 
 
 def _selected_lines(shown: Shown) -> list[str]:

@@ -382,6 +382,17 @@ def test_show(vault: Vault) -> None:
             vault.broker.show(vault.caller(), absent)
 
 
+def test_show_tells_of_a_revoked_version(vault: Vault) -> None:
+    for _ in range(2):
+        vault.push("m", FILES)
+    vault.broker.revoke(vault.caller(), kind="version", target="m@1", reason="leaked")
+    newest, oldest = vault.broker.show(vault.caller(), "m").versions
+    assert oldest.revoked_at == vault.entries("revoke")[-1].at
+    assert newest.revoked_at is None
+    told = msgspec.json.decode(msgspec.json.encode([newest, oldest]))
+    assert ["revoked_at" in one for one in told] == [False, True]  # older clients read the rest
+
+
 def test_show_without_a_key(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     vault.push("m", FILES)
 

@@ -352,6 +352,11 @@ def test_revoke_a_version(run: Run, place: Path) -> None:
     revoked = run(*line, "--yes", "--json").document("revoke")
     assert (revoked.target, revoked.ended) == ("default/revoked@1", 0)
     assert run("load", f"{name}@1", "-p", "inference").code in {3, 4}
+    assert run("push", place / "plain", name).code == 0
+    versions = run("show", name, "--json").document("show").versions
+    assert [one.revoked_at is not None for one in versions] == [False, True]
+    told = [line.split() for line in run("show", name).out.splitlines()]
+    assert [row[0] for row in told if "revoked" in row[2:]] == ["1"]
 
 
 def test_revoke_a_principal(run: Run) -> None:

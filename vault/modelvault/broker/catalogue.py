@@ -62,7 +62,7 @@ class Catalogue:
         standing = _standing(self._ledger, model)
         return ModelDetail(
             summary=summary(self._ledger, self._gate.records, model),
-            versions=tuple(self._version(row) for row in standing),
+            versions=tuple(self._version(row, who.now) for row in standing),
             signed=self._signed(model, named),
         )
 
@@ -91,7 +91,9 @@ class Catalogue:
                 raise
             return None
 
-    def _version(self, row: VersionRow) -> VersionSummary:
+    def _version(self, row: VersionRow, now: int) -> VersionSummary:
+        name = f"{row.tenant}/{row.model}@{row.version}"
+        revocation = self._ledger.revoked(subject="", version=name, at=now)
         try:
             kek_version = self._ledger.key(row.artifact).kek_version
         except NotFound:
@@ -105,6 +107,7 @@ class Catalogue:
             files=row.files,
             kek_version=kek_version,
             hidden_at=None,
+            revoked_at=None if revocation is None else to_text(revocation.at),
         )
 
 
