@@ -77,14 +77,17 @@ def vault(
     purpose: str,
     ticket: str | None,
     dry_run: bool,
-) -> None:
+) -> int:
     """Copy all models, versions and tags of a vault into another, such as a home's into a served
     one.
 
     Each version is copied as `modelvault copy` does it, in its order: where versions were deleted,
-    the copies have lower numbers, which are shown. Models that aren't there are made, with their
-    classification. What is there already stays as it is, tags too: run again, it goes on where it
-    stopped. Leases, the audit log, revocations and policies stay behind.
+    the copies have lower numbers, and where a later one was copied before, the order is another:
+    both are shown. Models that aren't there are made, with their classification. What is there
+    already stays as it is, tags too: run again, it goes on where it stopped. Leases, the audit log,
+    revocations and policies stay behind.
+
+    Revoked versions are left out, and told of at the end; then the exit code is 1.
     """
     from modelvault.wiring import other as others
     from modelvault_cli.documents import MigratedVault
@@ -96,7 +99,7 @@ def vault(
     ):
         if dry_run:
             _plan(options, session, other)
-            return
+            return 0
         moved = _moved(session, other, owner, purpose, ticket)
         document = MigratedVault(
             source=session.trust.vault,
@@ -104,7 +107,9 @@ def vault(
             models=moved,
             size=sum(each.size for each in moved),
         )
-    emit(options, document, [line for each in moved for line in _lines(each)])
+    left_out = [line for each in moved for line in _left_out(each)]
+    emit(options, document, [*(line for each in moved for line in _lines(each)), *left_out])
+    return 1 if left_out else 0
 
 
 def _moved(
@@ -151,9 +156,20 @@ def _lines(model: ModelMoved) -> list[str]:
         for each in model.versions
         if each.version != each.became
     ]
+    if not model.in_order:
+        lines.append("  not in their order there: a later version was copied before an earlier one")
     lines += [f"  tag {tag}" for tag in model.tags]
     lines += [f"  tag {tag} was there, and stays where it is" for tag in model.tags_kept]
     return lines
+
+
+def _left_out(model: ModelMoved) -> list[str]:
+    return [
+        f"left out: {each.reference} is revoked"
+        + (f" ({each.reason})" if each.reason else "")
+        + (f"; tags not set: {', '.join(each.tags)}" if each.tags else "")
+        for each in model.left_out
+    ]
 
 
 for each in (schema, vault):

@@ -194,6 +194,7 @@ class TestMigrate:
         assert run(1, "list").out.splitlines()[1:] == []
         told = run(0, "migrate", "vault", *other, "--json").document("migrate vault")
         m, x = told.models
+        assert (m.in_order, m.left_out) == (True, ())
         assert (m.made, m.tags, m.tags_kept) == (True, ("next", "prod"), ())
         assert [(v.version, v.became, v.new) for v in m.versions] == [(2, 1, True), (3, 2, True)]
         assert (x.tenant, x.model, len(x.versions)) == ("red", "x", 1)
@@ -208,6 +209,49 @@ class TestMigrate:
             tags = {tag.tag: tag.version for tag in vault.show("m").summary.tags}
         assert tags == {"next": 1, "prod": 1}
         assert "  @3 is @2 there" in run(0, "migrate", "vault", *other).out
+
+    def test_a_revoked_version_is_left_out(self, run, friends, homes: tuple[Path, Path]) -> None:
+        other = ("--to-home", homes[1])
+        with wiring.connect(home=homes[0]) as vault:
+            vault.tag("m@1", "old")
+            vault.push(homes[0].parent / "plain", "m")
+            vault.revoke("version", "m@1", reason="leaked data")
+        told = run(0, "migrate", "vault", *other, "--json")
+        assert told.code == 1
+        (m,) = told.document("migrate vault").models
+        assert [(v.version, v.became) for v in m.versions] == [(2, 1), (3, 2)]
+        (left,) = m.left_out
+        assert (left.version, left.reference, left.reason, left.tags) == (
+            1, "m@1", "leaked data", ("old",),
+        )  # fmt: skip
+        assert m.tags == ("prod",)
+        again = run(0, "migrate", "vault", *other)
+        assert again.code == 1
+        last = again.out.splitlines()[-1]
+        assert last == "left out: m@1 is revoked (leaked data); tags not set: old"
+
+    def test_who_is_revoked_gets_nothing(self, run, friends, homes: tuple[Path, Path]) -> None:
+        with wiring.connect(home=homes[0]) as vault:
+            me = vault.whoami().id
+            vault.revoke("principal", me, reason="gone")
+        told = run(0, "migrate", "vault", "--to-home", homes[1], "--json")
+        assert (told.error.code, told.code) == ("revoked", 3)
+
+    def test_another_order_is_told(self, run, friends, homes: tuple[Path, Path]) -> None:
+        with wiring.connect(home=homes[0]) as vault:
+            vault.push(homes[0].parent / "plain", "m")
+        run(1, "create", "m")
+        assert run(0, "copy", "m@3", "m", "--to-home", homes[1]).code == 0
+        told = run(0, "migrate", "vault", "--to-home", homes[1])
+        assert told.code == 0
+        assert "  @3 is @1 there" in told.out
+        assert "not in their order there" in told.out
+        (m,) = (
+            run(0, "migrate", "vault", "--to-home", homes[1], "--json")
+            .document("migrate vault")
+            .models
+        )
+        assert not m.in_order
 
     def test_whose_the_models_are(self, run, friends, homes: tuple[Path, Path]) -> None:
         run(0, "migrate", "vault", "--to-home", homes[1], "--owner", "idp:ml-team")

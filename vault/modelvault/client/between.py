@@ -80,9 +80,9 @@ class Between:
         """Copy all models, versions and tags into another vault; what stands there stays.
 
         Models that aren't there are made, owned by `owner` or else the caller. Versions get that
-        vault's next numbers. `progress` is each version's own, `told` hears of each model that is
-        done. Takes `read_audit` here,
-        besides what `copy` takes; raises as `copy` and `create` do, and goes on when called again.
+        vault's next numbers; revoked ones are left out. `progress` is each version's own, `told`
+        hears of each model that is done. Takes `read_audit` here, besides what `copy` takes; raises
+        as `copy` and `create` do, and goes on when called again.
         """
         return migrating.migrate(
             self._context,
@@ -98,6 +98,6 @@ class Between:
         """The models of all tenants that the caller may show: what `migrate` would copy."""
         return tuple(
             model
-            for tenant in migrating.tenants(self._context)
+            for tenant in migrating.logged(self._context).tenants
             for model in migrating.models(self._context, tenant)
         )
