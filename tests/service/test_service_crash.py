@@ -77,7 +77,7 @@ def test_a_broker_dies_amid_500_leases_and_pushes(
     def push(pusher: Session) -> None:
         while not over.is_set():
             with suppress(Unavailable):
-                pushed.append(pusher.push(small, name).version)
+                pushed.append(pusher.push(small, name, upload_all=True).version)
 
     with ThreadPoolExecutor(WORKERS + len(pushers)) as pool:
         pushing = [pool.submit(push, pusher) for pusher in pushers]

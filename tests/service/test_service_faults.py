@@ -104,7 +104,7 @@ def test_a_part_fails(stack: Stack, vault: Session, folder: Path, part: str, how
     held.read_bytes("a.dat")
     with stack.toxiproxy.failing(part, how):
         for step in (
-            lambda: vault.push(folder, name),
+            lambda: vault.push(folder, name, upload_all=True),
             lambda: job.load(name, purpose="inference").close(),
             lambda: vault.rotate(name),
         ):
@@ -166,7 +166,7 @@ def test_a_part_goes_down_at_a_step(
         begun = time.monotonic()
         loads = step in {"lease", "lease_links", "renew"}
         with pytest.raises(Unavailable):
-            load_and_renew(walked, pushed) if loads else walked.push(large, pushed)
+            load_and_renew(walked, pushed) if loads else walked.push(large, pushed, upload_all=True)
         assert time.monotonic() - begun < LONGEST_S
         assert step in visited
     back(vault)
@@ -266,7 +266,7 @@ def test_a_broker_killed_in_the_middle_loses_nothing_that_was_acknowledged(
     def push() -> None:
         while not stop.is_set():
             with suppress(Unavailable):
-                acknowledged.append(vault.push(folder, name).version)
+                acknowledged.append(vault.push(folder, name, upload_all=True).version)
 
     threads = [threading.Thread(target=push) for _ in range(3)]
     for thread in threads:
