@@ -55,6 +55,43 @@ def test_revoke_a_principal(stocked: Vault) -> None:
     assert (asked["resource"]["tenant"], asked["resource"]["id"]) == ("*", "*")
 
 
+@pytest.mark.parametrize("for_s", [None, 60])
+def test_nobody_revokes_themselves(stocked: Vault, for_s: int | None) -> None:
+    job = stocked.lease("m")
+    with pytest.raises(Conflict) as caught:
+        stocked.broker.revoke(
+            stocked.caller(), kind="principal", target="local:alice", reason="x", for_s=for_s
+        )
+    assert caught.value.code == "revokes_yourself"
+    assert "another admin" in caught.value.hint
+    assert stocked.ledger.lease(job.lease.id).ended_at is None
+    assert stocked.entries("revoke") == []
+    stocked.broker.list(stocked.caller(), tenant="default", filter="", limit=1, after="")
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "for_s", "told"),
+    [
+        ("principal", "local:bob", None, "another identity"),
+        ("principal", "local:bob", 60, "ends by itself at"),
+        ("version", "m@1", None, "name another version"),
+    ],
+)
+@pytest.mark.parametrize("asks", ["load", "show"])
+def test_what_lifts_a_revocation(
+    stocked: Vault, kind: str, target: str, for_s: int | None, told: str, asks: str
+) -> None:
+    stocked.broker.revoke(stocked.caller(), kind=kind, target=target, reason="x", for_s=for_s)
+    bob = stocked.caller("bob")
+    if asks == "show" and kind == "version":
+        assert stocked.broker.show(bob, target).versions[0].revoked_at is not None
+        return
+    with pytest.raises(AccessDenied) as caught:
+        stocked.lease("m", caller=bob) if asks == "load" else stocked.broker.show(bob, "m")
+    assert caught.value.code == "revoked"
+    assert told in caught.value.hint
+
+
 def test_revoke_a_version(stocked: Vault) -> None:
     stocked.broker.tag(stocked.caller(), "m", "prod")
     job = stocked.lease("m")

@@ -207,7 +207,9 @@ class Gate:
         raise AccessDenied(
             REVOKED,
             f"{subject} is revoked" + (f" until {until}" if until else ""),
-            "ask an admin of this vault",
+            f"it ends by itself at {until}"
+            if until
+            else "nothing lifts it: ask an admin of this vault for another identity",
             subject=subject,
             action=action,
             reasons=[REVOKED],

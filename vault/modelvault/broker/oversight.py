@@ -24,7 +24,7 @@ from modelvault.broker.steward import bare
 from modelvault.broker.verified import KnownVersion
 from modelvault.catalog import LeaseRow, Revocation
 from modelvault.clock import to_text
-from modelvault.errors import InvalidRequest, NotFound
+from modelvault.errors import Conflict, InvalidRequest, NotFound
 from modelvault.lease import EntryPage, Explanation, LeaseSummary
 from modelvault.reference import Reference
 
@@ -44,7 +44,8 @@ class Overseer:
     ) -> int:
         """Stop a principal, a lease or a version, from now on; returns the leases it ended.
 
-        A loader learns of it at its next renewal at the latest.
+        A loader learns of it at its next renewal at the latest. Raises Conflict
+        (`revokes_yourself`): a vault's only admin would be gone for good.
         """
         who = self._gate.authenticate(caller, "revoke", None)
         check_texts(target, reason)
@@ -54,6 +55,13 @@ class Overseer:
             )
         checked, name, resource = self._target(who, kind, target)
         asked = self._gate.authorise(who, "revoke", resource)
+        if checked == "principal" and name == who.principal.id:
+            raise Conflict(
+                "revokes_yourself",
+                f"{name} is you: you would be locked out, and nothing lifts it"
+                + (" until it ends" if for_s is not None else ""),
+                "have another admin revoke you; `modelvault revoke lease` ends what you have open",
+            )
         revocation = Revocation(
             id=new_id(),
             kind=checked,

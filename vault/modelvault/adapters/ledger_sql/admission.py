@@ -101,10 +101,17 @@ def check_revocations(write: Write, lease: LeaseRow, at: int) -> None:
 def revoked(kind: str, target: str, until: int | None) -> AccessDenied:
     """The refusal of what a revocation hits."""
     when = None if until is None else to_text(until)
+    # A revocation is never taken back: only its end, another identity or version helps.
+    if when is not None:
+        hint = f"it ends by itself at {when}"
+    elif kind == "version":
+        hint = "nothing lifts it: name another version, or ask the model's owner for one"
+    else:
+        hint = "nothing lifts it: ask an admin of this vault for another identity"
     return AccessDenied(
         "revoked",
         f"the {kind} {target} is revoked" + (f" until {when}" if when else ""),
-        "ask the model's owner or a vault admin",
+        hint,
         kind=kind,
         target=target,
         until=when,
