@@ -70,19 +70,24 @@ def found(
     Sets HashiCorp Vault up (mount, signing keys, policies, AppRoles where DEPLOYMENT names them),
     makes the ledger in its empty database, puts the shipped policies into force, and writes the
     trust file that DEPLOYMENT names. Run again after a failure: it goes on where it stopped.
+    A dry run asks the ledger, and neither HashiCorp Vault nor the bucket.
     """
     from modelvault import deployment as deployments
     from modelvault.wiring import founding
-    from modelvault_cli.documents import Founded, Plan
+    from modelvault_cli.commands.plan import tell
+    from modelvault_cli.documents import Founded
     from modelvault_cli.output import emit, fields
 
     told = deployments.read(deployment)
+    token = deployments.secret_text(token_file)
     if dry_run:
+        with server_parts():
+            founding.check(told, admins)
         effect = f"set up {told.keys.address}, make a ledger, write {told.vault.trust}"
-        emit(options, Plan(action="found", target=str(deployment), effect=effect), [effect])
+        tell(options, "found", str(deployment), effect)
         return
     with server_parts():
-        made = founding.found(told, deployments.secret_text(token_file), admins)
+        made = founding.found(told, token, admins)
     document = Founded(
         vault=made.vault,
         trust=str(made.trust),
@@ -98,4 +103,6 @@ def found(
             "admins": ", ".join(made.admins),
         }
     )
+    if made.opa_key is not None:
+        lines += ["OPA's key, for its configuration (keep it):", *made.opa_key.splitlines()]
     emit(options, document, [*lines, f"next: modelvault serve {deployment}"])

@@ -61,6 +61,9 @@ def keyring(tmp_path: Path) -> LocalKeyring:
 def test_admins_that_nobody_could_be(told: Deployment, admins: list[str], named: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         founding.found(told, "token", admins)  # before any server is asked
+    with pytest.raises(InvalidRequest) as foretold:
+        founding.check(told, admins)
+    assert str(foretold.value) == str(refused.value)
     assert refused.value.code == "bad_admins"
     assert named in refused.value.message
     assert "idp, k8s" in refused.value.hint
@@ -101,9 +104,15 @@ class TestTrust:
 class TestLedger:
     def test_one_that_was_made_and_left_is_used(self, told: Deployment) -> None:
         SqlLedger.create(told.ledger.url, utc_ms).close()
+        founding.check(told, ["idp:admins"])
         ledger = founding._ledger(told)
         assert ledger.policy_revision() is None
         ledger.close()
+
+    def test_a_check_makes_none(self, told: Deployment, tmp_path: Path) -> None:
+        before = set(tmp_path.iterdir())
+        founding.check(told, ["idp:admins"])
+        assert set(tmp_path.iterdir()) == before
 
     @pytest.mark.parametrize("begun", ["entry", "policy"])
     def test_one_that_lives_is_not(self, told: Deployment, begun: str) -> None:
@@ -116,6 +125,9 @@ class TestLedger:
         with pytest.raises(Conflict) as refused:
             founding._ledger(told)
         assert refused.value.code == "ledger_exists"
+        with pytest.raises(Conflict) as foretold:
+            founding.check(told, ["idp:admins"])
+        assert str(foretold.value) == str(refused.value)
 
 
 class TestFirstPolicy:

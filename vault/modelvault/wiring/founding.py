@@ -95,6 +95,22 @@ def found(told: Deployment, admin_token: str, admins: Sequence[str]) -> Founded:
         )
 
 
+def check(told: Deployment, admins: Sequence[str]) -> None:
+    """What `found` would refuse before it makes anything but at the key service and the store,
+    which aren't asked. Changes nothing, and raises as `found` does."""
+    from modelvault.adapters.ledger_sql import SqlLedger
+
+    _check_admins(told, admins)
+    url, deadline_s = places.ledger_url(told), told.ledger.deadline_s
+    try:
+        SqlLedger.check_absent(url, deadline_s)
+    except Conflict:
+        standing = _left_unused(url, deadline_s)
+        if standing is None:
+            raise
+        standing.close()
+
+
 def _check_admins(told: Deployment, admins: Sequence[str]) -> None:
     names = {str(each.get("name")) for each in told.issuers}
     strange = [group for group in admins if group.partition(":")[0] not in names]
@@ -155,16 +171,23 @@ def _ledger(told: Deployment) -> SqlLedger:
     try:
         return SqlLedger.create(url, clocks.utc_ms, deadline_s)
     except Conflict:
-        standing = SqlLedger(url, clocks.utc_ms, deadline_s)
-        try:
-            begun = standing.policy_revision() is not None or standing.entries(limit=1)
-        except BaseException:
-            standing.close()
-            raise
-        if begun:
-            standing.close()
+        standing = _left_unused(url, deadline_s)
+        if standing is None:
             raise
         return standing
+
+
+def _left_unused(url: str, deadline_s: float) -> SqlLedger | None:
+    """The standing ledger, if nothing was ever written in it; else None."""
+    from modelvault.adapters.ledger_sql import SqlLedger
+
+    with ExitStack() as opened:
+        standing = SqlLedger(url, clocks.utc_ms, deadline_s)
+        opened.callback(standing.close)
+        if standing.policy_revision() is not None or standing.entries(limit=1):
+            return None
+        opened.pop_all()
+    return standing
 
 
 def _first_policy(told: Deployment, admins: Sequence[str]) -> PolicyBundle:

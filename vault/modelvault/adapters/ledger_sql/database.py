@@ -240,6 +240,21 @@ def create(url: str, timeout_s: float) -> None:
         engine.dispose()
 
 
+def check_absent(url: str, timeout_s: float) -> None:
+    """What `create` would refuse, found out without making anything. Raises Conflict
+    (`ledger_exists`)."""
+    parsed = parse_url(url)
+    dialect = dialect_of(parsed)
+    if dialect is sqlite and not sqlite.file_of(parsed).exists():
+        return
+    engine = dialect.readers(parsed, timeout_s)
+    try:
+        with translated(), engine.begin() as connection:
+            dialect.check_empty(connection)
+    finally:
+        engine.dispose()
+
+
 _DIALECTS: dict[str, Dialect] = {
     "sqlite": sqlite,
     "sqlite+pysqlite": sqlite,

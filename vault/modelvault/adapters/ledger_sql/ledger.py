@@ -61,6 +61,12 @@ class SqlLedger(
         database.create(url, deadline_s)
         return cls(url, clock, deadline_s)
 
+    @staticmethod
+    def check_absent(url: str, deadline_s: float = DEADLINE_S) -> None:
+        """Whether `create` would find room there; changes nothing. Raises Conflict
+        (`ledger_exists`) and Unavailable."""
+        database.check_absent(url, deadline_s)
+
     def now(self) -> int:
         """The database's clock, in milliseconds since the epoch; for SQLite the process's."""
         return self._database.now()
