@@ -30,7 +30,9 @@ from modelvault.adapters.keys_local import LocalKeyring
 from modelvault.adapters.ledger_sql import SqlLedger
 from modelvault.adapters.objects_folder import FolderStore
 from modelvault.client.session import Session
+from modelvault.crypto import derive
 from modelvault.errors import AccessDenied, Conflict, ModelVaultError, NotFound
+from modelvault.manifest import Manifest
 
 DAY_MS = 86_400_000
 TAGS = ("prod", "canary")
@@ -243,14 +245,25 @@ class VaultMachine(RuleBasedStateMachine):
         assert seqs == list(range(1, len(seqs) + 1))
 
     def all_that_is_left_is_in_use(self) -> None:
-        """After all graces: two objects for each version, and one copy of its key."""
+        """After all graces: the objects that versions name, which may share them, and one copy of
+        each artifact's key; and of the content key once it was rotated."""
         self.offset += 60 * DAY_MS
         self.vault.gc()
         home = self.root / "home"
+        objects, artifacts = set(), set()
+        for version in self.standing:
+            signed = self.vault.show(f"m@{version}").signed
+            assert signed is not None
+            manifest = Manifest.from_bytes(signed.manifest.payload)
+            (file,) = manifest.files
+            objects |= {file.object, file.leaves}
+            artifacts |= {file.artifact, manifest.artifact}
+        content = derive.content_artifact(self.vault.trust.vault, "default", "m")
         stored = [path for path in (home / "objects").rglob("*") if path.is_file()]
         copies = [path for path in (home / "keys").rglob("*") if path.is_file()]
-        assert len(stored) == 2 * len(self.standing)
-        assert len(copies) == len(self.standing)
+        assert {f"objects/{path.name}" for path in stored} == objects
+        copied = [path.parent.name for path in copies if path.parent.name != content]
+        assert sorted(copied) == sorted(artifacts)
 
     @rule()
     def tidy(self) -> None:

@@ -101,8 +101,8 @@ def fingerprint(content: Secret, artifact: str, path: str, digest: str, tag: byt
     nor make one. Moved to another file it is none.
     """
     names = (artifact.encode("ascii"), path.encode("utf-8"), digest.encode("ascii"))
-    with expand(content, CONTENT_FINGERPRINT, *names, tag) as made:
-        return bytes(made.reveal())
+    info = b"\0".join((CONTENT_FINGERPRINT, *names, tag))
+    return HKDFExpand(SHA384(), KEY_BYTES, info).derive(content.reveal())
 
 
 def kek_name(vault: str, tenant: str, model: str) -> str:
