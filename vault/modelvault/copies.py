@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from modelvault import canonical
 from modelvault.crypto.dsse import Envelope
+from modelvault.errors import AccessDenied, InvalidRequest
 from modelvault.lease import Nonce, Receipt, Recipient
 from modelvault.manifest import Id, Name, ObjectName, Positive, Sha256, Time
 from modelvault.record import MAX_RECORD, SignedVersion
@@ -114,3 +115,29 @@ class Carried(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     schema: Literal[1] = 1
     importing: Importing
     handed: HandedOver
+
+
+def same_vault() -> InvalidRequest:
+    """The refusal of a copy from a vault into itself."""
+    return InvalidRequest(
+        "same_vault",
+        "both ends of this copy are one vault, which holds each version once",
+        "give the version a tag, or push its files to the other model",
+    )
+
+
+def untrusted(vault: str, other: str, action: str, **told: str) -> AccessDenied:
+    """The refusal of `vault`, to give to the other one (`export`) or to take from it (`push`)."""
+    side, what = ("giving", "give to") if action == "export" else ("receiving", "take from")
+    return AccessDenied(
+        "untrusted_vault",
+        f"the {side} vault, {vault}, may not {what} vault {other}: it doesn't trust it",
+        f"an admin of vault {vault} pins the trust file of vault {other} (`modelvault trust "
+        "export` there): with `modelvault trust pin FILE` at a home; for a served vault in "
+        "[copies] trusted of the deployment file, and its brokers are restarted",
+        action=action,
+        reasons=["untrusted_vault"],
+        vault=vault,
+        destination=other,
+        **told,
+    )

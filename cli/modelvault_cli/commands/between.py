@@ -12,6 +12,7 @@ from modelvault_cli.frame import NAMED_PATH, Globals, command, pass_globals
 
 if TYPE_CHECKING:
     from modelvault.client.copied import Copied
+    from modelvault.client.session import Session
     from modelvault.copies import Importing
     from modelvault_cli.documents import CopyMade
 
@@ -50,12 +51,12 @@ def copy(
     here can be read. Each vault's admin must have pinned the other's trust file. The policy is
     asked for an export to that vault here, and for a push there. A tag in TARGET is moved to the
     copy. Run again, it finds the copy that stands, and goes on with one that was cut off.
+    --dry-run looks at pins, policies and revocations, and says what it can't see.
 
     The other vault's settings come from the profile, or from MODELVAULT_TO_BROKER,
     MODELVAULT_TO_TRUST, MODELVAULT_TO_TOKEN_FILE and so on.
     """
     from modelvault.clock import boot_ms
-    from modelvault.reference import Reference
     from modelvault.wiring import other as others
     from modelvault_cli.output import emit, progress
 
@@ -64,11 +65,7 @@ def copy(
         others.connect(home=to_home, url=to_broker, profile=to_profile) as other,
     ):
         if dry_run:
-            vault = other.trust.vault
-            reasons = plan.allowed(session, "export", reference, purpose, vault)
-            reasons += plan.allowed(other, "push", Reference.parse(target).name)
-            effect = f"copy it to {target} of vault {vault}"
-            plan.tell(options, "copy", reference, effect, reasons)
+            _plan(options, session, other, reference, target, purpose)
             return
         start = boot_ms()
         with progress(f"copying {reference}") as advance:
@@ -77,6 +74,22 @@ def copy(
             )
         document = copy_document(made, boot_ms() - start)
     emit(options, document, [_line(document)])
+
+
+def _plan(
+    options: Globals, session: Session, other: Session, reference: str, target: str, purpose: str
+) -> None:
+    from modelvault.reference import Reference
+
+    vault, named = other.trust.vault, Reference.parse(target)
+    unseen = session.foresee_copy(other, reference)
+    reasons = plan.allowed(session, "export", reference, purpose, vault)
+    reasons += plan.allowed(other, "push", named.name)
+    if named.tag is not None:
+        reasons += plan.allowed(other, "tag", named.name)
+    effect = f"copy it to {target} of vault {vault}"
+    unchecked = (*unseen, *plan.UNCHECKED)
+    plan.tell(options, "copy", reference, effect, reasons, unchecked=unchecked)
 
 
 @command("invite", "modelvault invite minilm:prod invitation.json")

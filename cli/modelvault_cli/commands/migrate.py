@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from modelvault.errors import InvalidRequest
-from modelvault_cli.commands import arguments
+from modelvault_cli.commands import arguments, plan
 from modelvault_cli.commands.service import server_parts
 from modelvault_cli.frame import NAMED_PATH, Globals, command, group, pass_globals
 
 if TYPE_CHECKING:
-    from modelvault.client.migrate import ModelMoved
+    from modelvault.client.ahead import ModelForeseen
+    from modelvault.client.migrate import ModelMoved, VersionLeftOut
     from modelvault.client.session import Session
+
+_DISORDER = "in their order there: a later version was copied before an earlier one"
 
 migrate = group("migrate", "Bring a ledger up to this version, or a vault into another.")
 
@@ -87,7 +90,8 @@ def vault(
     already stays as it is, tags too: run again, it goes on where it stopped. Leases, the audit log,
     revocations and policies stay behind.
 
-    Revoked versions are left out, and told of at the end; then the exit code is 1.
+    Revoked versions are left out, and told of at the end; then the exit code is 1. --dry-run looks
+    at pins, policies, revocations and what is there, and says what it can't see.
     """
     from modelvault.wiring import other as others
     from modelvault_cli.documents import MigratedVault
@@ -98,8 +102,7 @@ def vault(
         others.connect(home=to_home, url=to_broker, profile=to_profile) as other,
     ):
         if dry_run:
-            _plan(options, session, other)
-            return 0
+            return _plan(options, session, other, purpose)
         moved = _moved(session, other, owner, purpose, ticket)
         document = MigratedVault(
             source=session.trust.vault,
@@ -107,7 +110,7 @@ def vault(
             models=moved,
             size=sum(each.size for each in moved),
         )
-    left_out = [line for each in moved for line in _left_out(each)]
+    left_out = [_left_out_line(one) for each in moved for one in each.left_out]
     emit(options, document, [*(line for each in moved for line in _lines(each)), *left_out])
     return 1 if left_out else 0
 
@@ -127,18 +130,45 @@ def _moved(
         )
 
 
-def _plan(options: Globals, session: Session, other: Session) -> None:
-    from modelvault_cli.documents import Plan
-    from modelvault_cli.output import emit, size
+def _plan(options: Globals, session: Session, other: Session, purpose: str) -> int:
+    from modelvault.reference import Reference
 
-    found = session.all_models()
-    versions = sum(model.versions for model in found)
-    effect = f"copy {versions} versions of {len(found)} models to vault {other.trust.vault}"
-    lines = [f"would {effect}"]
-    lines += [
-        f"  {one.tenant}/{one.model}: {one.versions}, newest {size(one.size)}" for one in found
-    ]
-    emit(options, Plan(action="migrate", target=other.trust.vault, effect=effect), lines)
+    found, unseen = session.foresee_migration(other)
+    vault = other.trust.vault
+    reasons: tuple[str, ...] = ()
+    for each in found:
+        name = Reference(each.summary.tenant, each.summary.model)
+        if each.newest is not None:
+            exact = f"{name.name}@{each.newest}"
+            reasons += plan.allowed(session, "export", exact, purpose, vault)
+            reasons += () if each.made else plan.allowed(other, "push", name.name)
+    if any(each.made for each in found):
+        unseen += (f"whether you may make models in vault {vault}, and push to them",)
+    versions = sum(each.summary.versions - len(each.left_out) - each.there for each in found)
+    plan.tell(
+        options,
+        "migrate",
+        vault,
+        f"copy {versions} versions of {len(found)} models to vault {vault}",
+        tuple(dict.fromkeys(reasons)),
+        notes=tuple(note for each in found for note in _notes(each)),
+        unchecked=(*unseen, *plan.UNCHECKED),
+    )
+    return 1 if any(each.left_out for each in found) else 0
+
+
+def _notes(model: ModelForeseen) -> list[str]:
+    from modelvault.reference import Reference
+    from modelvault_cli.output import size
+
+    summary = model.summary
+    name = Reference(summary.tenant, summary.model).name
+    notes = [f"{name}: {summary.versions} versions, newest {size(summary.size)}"]
+    if model.there:
+        notes.append(f"{name}: {model.there} are there already, and stay as they are")
+    if not model.in_order:
+        notes.append(f"{name}: they won't be {_DISORDER}")
+    return notes + [_left_out_line(each) for each in model.left_out]
 
 
 def _lines(model: ModelMoved) -> list[str]:
@@ -157,19 +187,18 @@ def _lines(model: ModelMoved) -> list[str]:
         if each.version != each.became
     ]
     if not model.in_order:
-        lines.append("  not in their order there: a later version was copied before an earlier one")
+        lines.append(f"  not {_DISORDER}")
     lines += [f"  tag {tag}" for tag in model.tags]
     lines += [f"  tag {tag} was there, and stays where it is" for tag in model.tags_kept]
     return lines
 
 
-def _left_out(model: ModelMoved) -> list[str]:
-    return [
+def _left_out_line(each: VersionLeftOut) -> str:
+    return (
         f"left out: {each.reference} is revoked"
         + (f" ({each.reason})" if each.reason else "")
         + (f"; tags not set: {', '.join(each.tags)}" if each.tags else "")
-        for each in model.left_out
-    ]
+    )
 
 
 for each in (schema, vault):

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from modelvault.client.session import Session
 
 
+# Of every copy: what the brokers decide while it runs.
+UNCHECKED = ("limits on leases and bytes, tickets, and whether keys and stores can be reached",)
+
+
 def allowed(
     session: Session,
     action: Action,
@@ -47,12 +51,27 @@ def plan(
 
 
 def tell(
-    options: Globals, action: Action | str, target: str, effect: str, reasons: tuple[str, ...] = ()
+    options: Globals,
+    action: Action | str,
+    target: str,
+    effect: str,
+    reasons: tuple[str, ...] = (),
+    *,
+    notes: tuple[str, ...] = (),
+    unchecked: tuple[str, ...] = (),
 ) -> None:
     """Print what would be done. The policy can be asked only about models that there are."""
     from modelvault_cli.documents import Plan
     from modelvault_cli.output import emit
 
-    document = Plan(action=action, target=target, effect=effect, reasons=reasons)
+    document = Plan(
+        action=action,
+        target=target,
+        effect=effect,
+        reasons=reasons,
+        notes=notes,
+        unchecked=unchecked,
+    )
     why = f" (allowed: {', '.join(reasons)})" if reasons else ""
-    emit(options, document, [f"would {effect}{why}"])
+    lines = [f"would {effect}{why}", *(f"  {note}" for note in notes)]
+    emit(options, document, [*lines, *(f"not checked: {each}" for each in unchecked)])

@@ -29,10 +29,13 @@ class Failure(Document, frozen=True, kw_only=True):
 
 
 class Plan(Document, frozen=True, kw_only=True):
-    """What `--dry-run` tells: nothing was changed."""
+    """What `--dry-run` tells: nothing was changed. `notes` are worth knowing before, and
+    `unchecked` is what only the run itself can tell."""
 
     dry_run: bool = True
     action: str
     target: str
     effect: str
     reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()

@@ -7,12 +7,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from modelvault import wiring
 from modelvault.adapters.keys_local import KeyFile, LocalKeyring
 from modelvault.client.pins import read_trust
+from modelvault_cli.commands.plan import UNCHECKED
+from modelvault_cli.documents import Plan
 from support.command import Told, call, model_folder
 from support.homes import isolated
 
@@ -173,6 +176,43 @@ class TestCopy:
         assert (told.error.code, told.code) == ("untrusted_vault", 3)
         assert "trust pin" in told.error.hint
 
+    @pytest.mark.parametrize("pinned_at", [None, 0, 1])
+    def test_the_dry_run_tells_who_refuses(
+        self, run, homes: tuple[Path, Path], tmp_path: Path, pinned_at: int | None
+    ) -> None:
+        """The same words as the run's, whichever side hasn't pinned the other."""
+        run(1, "create", "n")
+        if pinned_at is not None:
+            run(1 - pinned_at, "trust", "export", tmp_path / "t.json")
+            run(pinned_at, "trust", "pin", tmp_path / "t.json")
+        line = ("copy", "m", "n", "--to-home", homes[1], "--json")
+        planned, done = run(0, *line, "--dry-run").error, run(0, *line).error
+        vaults = [read_trust(home / "trust.json").vault for home in homes]
+        assert planned.code == done.code == "untrusted_vault"
+        if pinned_at is not None:  # with no pin at all both refuse, and the receiver is asked first
+            assert planned.message == done.message
+            assert planned.details["vault"] == done.details["vault"] == vaults[1 - pinned_at]
+            assert f"an admin of vault {vaults[1 - pinned_at]}" in done.hint
+        migration = run(0, "migrate", "vault", "--to-home", homes[1], "--dry-run", "--json")
+        assert migration.error.message == planned.message
+
+    def test_the_dry_run_refuses_what_is_revoked(
+        self, run, friends, homes: tuple[Path, Path]
+    ) -> None:
+        run(1, "create", "n")
+        with wiring.connect(home=homes[0]) as vault:
+            vault.revoke("version", "m@2", reason="leaked")
+        line = ("copy", "m:prod", "n", "--to-home", homes[1], "--json")
+        planned, done = run(0, *line, "--dry-run").error, run(0, *line).error
+        assert planned.code == done.code == "revoked"
+        other = run(0, "copy", "m@1", "n", "--to-home", homes[1], "--dry-run", "--json")
+        plan = msgspec.json.decode(other.out, type=Plan)
+        assert plan.unchecked == UNCHECKED  # two homes: both pins can be seen
+
+    def test_one_vault_is_no_two(self, run, homes: tuple[Path, Path]) -> None:
+        line = ("copy", "m", "m", "--to-home", homes[0], "--json")
+        assert run(0, *line, "--dry-run").error.code == "same_vault"
+
     def test_the_other_vault_must_be_named(self, run, monkeypatch) -> None:
         assert run(0, "copy", "m", "n", "--json").error.code == "no_other_vault"
         monkeypatch.setenv("MODELVAULT_TO_HOME", "/nonexistent/vault")
@@ -216,6 +256,10 @@ class TestMigrate:
             vault.tag("m@1", "old")
             vault.push(homes[0].parent / "plain", "m")
             vault.revoke("version", "m@1", reason="leaked data")
+        planned = run(0, "migrate", "vault", *other, "--dry-run")
+        assert planned.code == 1
+        assert "copy 2 versions of 1 models" in planned.out
+        assert "left out: m@1 is revoked (leaked data); tags not set: old" in planned.out
         told = run(0, "migrate", "vault", *other, "--json")
         assert told.code == 1
         (m,) = told.document("migrate vault").models
@@ -242,6 +286,10 @@ class TestMigrate:
             vault.push(homes[0].parent / "plain", "m")
         run(1, "create", "m")
         assert run(0, "copy", "m@3", "m", "--to-home", homes[1]).code == 0
+        planned = run(0, "migrate", "vault", "--to-home", homes[1], "--dry-run")
+        assert planned.code == 0
+        assert "copy 2 versions of 1 models" in planned.out
+        assert "m: they won't be in their order there" in planned.out
         told = run(0, "migrate", "vault", "--to-home", homes[1])
         assert told.code == 0
         assert "  @3 is @1 there" in told.out

@@ -11,10 +11,10 @@ from modelvault.artifact.trust import Seen, Verified
 from modelvault.broker.asked import Who, new_id
 from modelvault.broker.parts import Parts
 from modelvault.clock import to_text
-from modelvault.copies import INVITATION_TYPE, Invitation
+from modelvault.copies import INVITATION_TYPE, Invitation, same_vault, untrusted
 from modelvault.crypto import dsse
 from modelvault.crypto.dsse import Envelope
-from modelvault.errors import AccessDenied, Conflict, IntegrityError, InvalidRequest
+from modelvault.errors import Conflict, IntegrityError
 from modelvault.manifest import Manifest
 from modelvault.record import Entry, SignedVersion, TrustFile
 from modelvault.reference import Reference
@@ -62,25 +62,12 @@ def verified_source(parts: Parts, who: Who, signed: SignedVersion) -> Verified:
 
 def _trusted(parts: Parts, who: Who, action: str, vault: str) -> TrustFile:
     if vault == parts.vault:
-        raise InvalidRequest(
-            "same_vault",
-            "both ends of this copy are one vault, which holds each version once",
-            "give the version a tag, or push its files to the other model",
-        )
+        raise same_vault()
     trust = parts.trusted.get(vault)
     if trust is not None:
         return trust
     _tell(parts, who, action, "untrusted_vault", vault)
-    raise AccessDenied(
-        "untrusted_vault",
-        f"{who.principal.id} may not {action}: the other vault, {vault}, isn't trusted here",
-        "an admin pins its trust file: [copies] trusted of a broker's deployment file, or "
-        "`modelvault trust pin` for a home",
-        subject=who.principal.id,
-        action=action,
-        reasons=["untrusted_vault"],
-        destination=vault,
-    )
+    raise untrusted(parts.vault, vault, action, subject=who.principal.id)
 
 
 def _tell(parts: Parts, who: Who, action: str, code: str, vault: str) -> None:

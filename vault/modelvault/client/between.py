@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from modelvault.client import ahead, taking
 from modelvault.client import copy as copying
 from modelvault.client import migrate as migrating
-from modelvault.client import taking
+from modelvault.client.ahead import ModelForeseen, Pins
 from modelvault.client.context import Context
 from modelvault.client.copied import PURPOSE, Copied
+from modelvault.client.local import Local
 from modelvault.client.migrate import ModelMoved, Told
 from modelvault.client.progress import Progress
 from modelvault.copies import Importing
-from modelvault.lease import ModelSummary
 from modelvault.reference import Reference
 
 
@@ -20,6 +21,7 @@ class Between:
     """The part of a Session that gives to, or takes from, another one; errors as there."""
 
     _context: Context
+    _local: Local | None
 
     def copy(
         self,
@@ -94,10 +96,28 @@ class Between:
             told=told,
         )
 
-    def all_models(self) -> tuple[ModelSummary, ...]:
-        """The models of all tenants that the caller may show: what `migrate` would copy."""
-        return tuple(
-            model
-            for tenant in migrating.logged(self._context).tenants
+    def foresee_copy(self, to: Between, reference: str) -> tuple[str, ...]:
+        """What can't be seen of a copy before it is made; nothing is changed.
+
+        Raises what `copy` would, as far as both vaults tell: InvalidRequest (`same_vault`),
+        AccessDenied (`untrusted_vault`, `revoked`), NotFound. Policies answer to `explain`.
+        """
+        unseen = ahead.check_trust(self._context, self._pins, to._context, to._pins)
+        ahead.check_version(self._context, Reference.parse(reference))
+        return unseen
+
+    def foresee_migration(self, to: Between) -> tuple[tuple[ModelForeseen, ...], tuple[str, ...]]:
+        """The models of all tenants that the caller may show, as `migrate` would find them, and
+        what can't be seen before; raises as `foresee_copy`."""
+        unseen = ahead.check_trust(self._context, self._pins, to._context, to._pins)
+        log = migrating.logged(self._context)
+        found = tuple(
+            ahead.model(self._context, to._context, model, log)
+            for tenant in log.tenants
             for model in migrating.models(self._context, tenant)
         )
+        return found, unseen
+
+    @property
+    def _pins(self) -> Pins:
+        return None if self._local is None else self._local.pinned()

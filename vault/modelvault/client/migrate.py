@@ -163,7 +163,7 @@ class _Model:
 
     def move(self) -> ModelMoved:
         made, tags_there = self._make()
-        versions, left_out, size = self._versions()
+        versions, out, size = self._versions()
         became = {each.version: each.became for each in versions}
         tags = {tag.tag: became[tag.version] for tag in self._model.tags if tag.version in became}
         new = {tag: version for tag, version in tags.items() if tag not in tags_there}
@@ -174,7 +174,7 @@ class _Model:
             model=self._model.model,
             made=made,
             versions=tuple(versions),
-            left_out=tuple(left_out),
+            left_out=tuple(out),
             in_order=in_order([each.became for each in versions]),
             tags=tuple(sorted(new)),
             tags_kept=tuple(sorted(tags.keys() - new.keys())),
@@ -197,7 +197,7 @@ class _Model:
         return False, frozenset(tag.tag for tag in there.summary.tags)
 
     def _versions(self) -> tuple[list[VersionMoved], list[VersionLeftOut], int]:
-        moved, left_out, size = [], [], 0
+        moved, out, size = [], [], 0
         for version in sorted(each.version for each in _detail(self._giver, self._name).versions):
             source = msgspec.structs.replace(self._name, version=version)
             try:
@@ -205,11 +205,11 @@ class _Model:
             except AccessDenied as refused:
                 if not _is_of_version(refused, source):
                     raise
-                left_out.append(self._left_out(source, version))
+                out.append(left_out(self._model, version, self._log))
                 continue
             moved.append(VersionMoved(version=version, became=copied.version, new=copied.new))
             size += copied.size if copied.new else 0
-        return moved, left_out, size
+        return moved, out, size
 
     def _copy(self, source: Reference) -> Copied:
         return copy(
@@ -222,14 +222,17 @@ class _Model:
             progress=self._progress,
         )
 
-    def _left_out(self, source: Reference, version: int) -> VersionLeftOut:
-        return VersionLeftOut(
-            version=version,
-            reference=str(source),
-            # Where it was revoked after the log had been read, that is all there is to say.
-            reason=self._log.revoked.get(_target(source), ""),
-            tags=tuple(sorted(tag.tag for tag in self._model.tags if tag.version == version)),
-        )
+
+def left_out(model: ModelSummary, version: int, log: Logged) -> VersionLeftOut:
+    """A revoked version of a model."""
+    name = Reference(model.tenant, model.model, version=version)
+    return VersionLeftOut(
+        version=version,
+        reference=str(name),
+        # Where it was revoked after the log had been read, that is all there is to say.
+        reason=log.revoked.get(_target(name), ""),
+        tags=tuple(sorted(tag.tag for tag in model.tags if tag.version == version)),
+    )
 
 
 def in_order(numbers: list[int]) -> bool:

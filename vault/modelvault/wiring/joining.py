@@ -54,6 +54,7 @@ def _joined(home: Home, settings: Settings, parts: Parts) -> Session:
         mint=minting,
         freeze_policy=lambda: parts.policies.publish(parts.policies.working()),
         pin=lambda other: _pin(parts, other),
+        pinned=lambda: parts.trusted,
     )
     return Session(context, local, parts.close)
 
