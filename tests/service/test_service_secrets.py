@@ -40,18 +40,27 @@ def found(places: list[Path], secrets: dict[str, bytes], spare: set[Path]) -> se
 
 
 def data_keys(stack, name: str) -> dict[str, bytes]:
-    """The plain DEKs and file keys of a model, which only the key service and the broker know."""
+    """The plain keys of a model, which only the key service and the broker know."""
     ledger = SqlLedger(stack.postgresql.url(stack.database), utc_ms)
     vault = stack.founded.vault
-    version = ledger.version("default", name, 1)
-    row = ledger.key(version.artifact)
+    artifact = ledger.version("default", name, 1).artifact
+    rows = {
+        "DEK": ledger.key(artifact),
+        "content key": ledger.key(derive.content_artifact(vault, "default", name)),
+    }
     ledger.close()
-    server = Connection(stack.server, GivenToken(token=ROOT))
-    context = derive.key_context(vault, "default", name, version.artifact)
+    keys = HcvaultKeys(Connection(stack.server, GivenToken(token=ROOT)))
     kek = derive.kek_name(vault, "default", name)
-    dek = HcvaultKeys(server).unwrap(kek, WrappedKey(row.wrapped, row.kek_version), context)
-    file_key = derive.file_key(dek, version.artifact, "model.safetensors")
-    return {"DEK": bytes(dek.reveal()), "file key": bytes(file_key.reveal())}
+    plain = {
+        each: keys.unwrap(
+            kek,
+            WrappedKey(row.wrapped, row.kek_version),
+            derive.key_context(vault, "default", name, row.artifact),
+        )
+        for each, row in rows.items()
+    }
+    plain["file key"] = derive.file_key(plain["DEK"], artifact, "model.safetensors")
+    return {each: bytes(key.reveal()) for each, key in plain.items()}
 
 
 def test_nothing_is_written_down(stack, session, admin, name, model, tmp_path) -> None:
