@@ -21,7 +21,7 @@ class ModelVaultError(Exception):
 
     `code` is stable and lowercase_with_underscores; `hint` is what the reader should do next;
     `details` holds plain values (str, int, bool, lists of these) for `--json` and for problem
-    documents.
+    documents. Code and hint are notes too, which Python's tracebacks show.
     """
 
     family: ClassVar[str] = "error"
@@ -32,6 +32,10 @@ class ModelVaultError(Exception):
         self.message = message
         self.hint = hint
         self.details: Mapping[str, object] = details
+        # A traceback that nobody caught shows them below the message; `str` stays the message.
+        self.add_note(f"code: {code}")
+        if hint:
+            self.add_note(f"hint: {hint}")
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.code, self.message, self.hint, dict(self.details))
