@@ -15,7 +15,7 @@ FUZZ_SECONDS ?= 60
 LOAD_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stack stack servers install test lint bench load docs docs-write fuzz clean
+.PHONY: help demo demo-stack stack stack-servers servers install test lint bench load docs docs-write fuzz clean
 
 help:
 	@echo "make demo    see the whole of it on a real model (installs what it needs into .venv)"
@@ -33,11 +33,14 @@ demo: $(VENV)/.demo $(VENV)/.project
 	@$(BIN)/modelvault demo
 
 # HashiCorp Vault, OPA, S3, PostgreSQL, an issuer and two brokers: real, on loopback.
-stack: servers
+stack: stack-servers
 	@PYTHONPATH=tests exec $(BIN)/python -m support.run_stack
 
-demo-stack: servers
+demo-stack: stack-servers
 	@PYTHONPATH=tests exec $(BIN)/python -m support.run_stack --demo
+
+stack-servers: install
+	@servers/build.sh opa versitygw hcvault
 
 servers: install
 	@servers/build.sh

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,15 +54,32 @@ def test_all_of_it_ends(short: Path, number: signal.Signals, after: str) -> None
             assert time.monotonic() < until, log.read_text("utf-8")
             time.sleep(0.1)
         assert len(list(short.iterdir())) > 2
+        if number == signal.SIGINT:
+            try_what_it_says(log.read_text("utf-8"), short)
         child.send_signal(number)
         assert child.wait(PATIENCE_S) == 0
     finally:
         if child.poll() is None:
             child.kill()
             child.wait()
+    shutil.rmtree(short / "home", ignore_errors=True)
     said = log.read_text("utf-8")
     assert said.endswith("everything is stopped, and nothing is left\n")
     assert list(short.iterdir()) == [log]
     ports = {int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", said)}
     assert (len(ports) >= 7) == (number == signal.SIGINT)
     assert not [port for port in ports if listening(port)]
+
+
+def try_what_it_says(said: str, place: Path) -> None:
+    """The commands that it prints, in a shell that knows nothing else."""
+    commands = said[said.index("In another terminal") : said.index("Ctrl-C ends")]
+    script = "\n".join(re.findall(r"^  (.+)$", commands, re.MULTILINE))
+    shell = {"PATH": "/usr/bin:/bin", "HOME": str(place / "home")}
+    kept = {name: text for name, text in os.environ.items() if name.startswith(("COV", "PYTHON"))}
+    done = subprocess.run(
+        ["sh", "-ec", script], env=shell | kept, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for expected in ("model.safetensors", "sha256:", "idp:job"):
+        assert expected in done.stdout

@@ -13,14 +13,18 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import click
+import pytest
 
 from modelvault.client.session import Session
 from modelvault.errors import ModelVaultError
 from modelvault_cli.demo.walk import similarity
 from modelvault_cli.demo.world import model_folder
 from support.servers.stack import Stack
+
+HOURS = 8
 
 
 class Stopped(Exception):
@@ -75,13 +79,20 @@ def main(demo: bool) -> None:
             click.echo("\nstopping")
     except Stopped:
         click.echo("\nstopped")
+    except (pytest.skip.Exception, pytest.fail.Exception) as missing:
+        click.echo(f"\nno stack: {missing}", err=True)
+        sys.exit(1)
     finally:
         click.echo("everything is stopped, and nothing is left")
 
 
 def tell(stack: Stack) -> None:
     """The addresses, and the first commands to try."""
-    people = {"admin": stack.admin(), "job": stack.token("job", "inference")}
+    until = int(time.time()) + HOURS * 3600
+    people = {
+        "admin": stack.token("olga", "vault-admins", exp=until),
+        "job": stack.token("job", "inference", exp=until),
+    }
     files = {name: stack.folder / f"{name}.token" for name in people}
     for name, token in people.items():
         files[name].write_text(token)
@@ -98,13 +109,14 @@ def tell(stack: Stack) -> None:
     click.echo("")
     for name, text in told.items():
         click.echo(f"{name:16} {text}")
-    click.echo("\nIn another terminal (tokens are good for 15 minutes):\n")
+    click.echo(f"\nIn another terminal (tokens are good for {HOURS} hours):\n")
     for line in (
+        f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
         f"export MODELVAULT_BROKER={stack.urls[0]} MODELVAULT_CA={shlex.quote(str(stack.ca))}",
         f"export MODELVAULT_TRUST={shlex.quote(str(stack.trust))}",
         f"export MODELVAULT_TOKEN_FILE={shlex.quote(str(files['admin']))}",
         "modelvault create minilm --classification internal",
-        "modelvault push ./some-model minilm:prod",
+        f"modelvault push {shlex.quote(str(model_folder()))} minilm:prod",
         f"MODELVAULT_TOKEN_FILE={shlex.quote(str(files['job']))} "
         "modelvault load minilm:prod --purpose inference",
         "modelvault policy revisions && modelvault audit",

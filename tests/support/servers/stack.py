@@ -71,6 +71,7 @@ name = "idp"
 iss = "{iss}"
 jwks = "{jwks}"
 algorithms = ["ES256"]
+max_lifetime_s = 86400
 
 [[issuers]]
 kind = "kubernetes"
