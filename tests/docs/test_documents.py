@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from modelvault_cli.demo.world import model_folder
+from modelvault_policies import files
 from support import cli_reference
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +41,36 @@ def test_links_resolve(page: Path) -> None:
         if not file.exists() or (anchor and anchor not in anchors(file)):
             broken.append(target)
     assert not broken
+
+
+def test_every_decision_is_in_the_table() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    rows = re.findall(r"^\| \[(\d+)\]\(adr/(\d+)-[^)]*\) \|", page, re.MULTILINE)
+    numbers = [int(file) for _, file in rows]
+    assert [int(shown) for shown, _ in rows] == numbers
+    decided = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert numbers == [int(path.name.partition("-")[0]) for path in decided]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_purposes_are_shipped_ones(page: Path) -> None:
+    named = set(re.findall(r"--purpose ([a-z-]+)", page.read_text("utf-8")))
+    assert named <= set(files.data()["purposes"])
+
+
+def test_the_readme_names_every_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    told = re.search(r"extras: ([\w, ]+) \(", (ROOT / "README.md").read_text("utf-8"))
+    assert told is not None
+    assert set(told[1].split(", ")) == set(project["optional-dependencies"])
+
+
+def test_the_readmes_model_is_there() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    told = re.search(r"^    cp -r \.venv/(\S+) minilm$", readme, re.MULTILINE)
+    assert told is not None
+    (folder,) = Path(sys.prefix).glob(told[1])
+    assert folder == model_folder()
 
 
 def test_cli_page_is_what_the_program_prints() -> None:
