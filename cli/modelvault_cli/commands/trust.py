@@ -70,6 +70,46 @@ def pin(options: Globals, file: Path, dry_run: bool) -> None:
     emit(options, document, [f"pinned {file}", *_lines(document)])
 
 
+@command("pins", "modelvault trust pins", "modelvault trust pins --json")
+@pass_globals
+def pins(options: Globals) -> None:
+    """List the other vaults that are pinned: those that may give to this home and get from it.
+
+    A served vault's stand in [copies] trusted of its deployment file.
+    """
+    from modelvault_cli.documents import PinnedVault, Pins
+    from modelvault_cli.output import emit, table
+
+    with options.session() as session:
+        found = tuple(
+            PinnedVault(vault=each.vault, serial=each.serial, sha256=_digest(each))
+            for each in session.pinned_trust()
+        )
+    rows = [(each.vault, str(each.serial), each.sha256) for each in found]
+    emit(options, Pins(pins=found), table(("VAULT", "SERIAL", "SHA256"), rows))
+
+
+@command("unpin", "modelvault trust unpin 5c1e09f3d2a84b7690e1c6b3f8a7d254")
+@click.argument("vault")
+@arguments.dry_run
+@pass_globals
+def unpin(options: Globals, vault: str, dry_run: bool) -> None:
+    """Let another VAULT, by its id, give no more versions to this home, nor get them from it.
+
+    What was copied stays, on both sides. For a served vault take its trust file out of [copies]
+    trusted of the deployment file, and restart the brokers.
+    """
+    from modelvault_cli.documents import Unpinned
+    from modelvault_cli.output import emit
+
+    with options.session() as session:
+        if dry_run:
+            plan.tell(options, "trust", vault, f"trust vault {vault} no longer")
+            return
+        session.unpin_trust(vault)
+    emit(options, Unpinned(vault=vault), [f"vault {vault} isn't trusted any more"])
+
+
 @command(
     "update",
     "modelvault trust update successor.json --profile prod",
@@ -89,18 +129,18 @@ def update(options: Globals, successor: Path, pinned: Path | None, dry_run: bool
     come by any way. Where somebody has skipped one, take them one after the other.
     """
     from modelvault.artifact import trust as trusting
-    from modelvault.client import pins
+    from modelvault.client import pins as pinning
     from modelvault.wiring import succession
     from modelvault_cli.output import emit
 
-    envelope = pins.read_successor(successor)
+    envelope = pinning.read_successor(successor)
     path = pinned or succession.pinned_file(options.profile)
     if dry_run:
-        made = trusting.successor(envelope, pins.read_trust(path))
+        made = trusting.successor(envelope, pinning.read_trust(path))
         effect = f"replace {path} by its successor, serial {made.serial}"
         plan.tell(options, "trust", made.vault, effect)
         return
-    made = pins.update_trust(path, envelope)
+    made = pinning.update_trust(path, envelope)
     document = _document(made, str(path))
     emit(options, document, [f"{path} is up to date", *_lines(document)])
 
@@ -160,20 +200,24 @@ def rotate(
 
 
 def _document(held: TrustFile, file: str) -> Trust:
-    import hashlib
-
     from modelvault_cli.documents import Trust, TrustedKey
 
     return Trust(
         vault=held.vault,
         serial=held.serial,
-        sha256=hashlib.sha256(held.to_bytes()).hexdigest(),
+        sha256=_digest(held),
         file=file,
         keys=tuple(
             TrustedKey(purpose=key.purpose, keyid=key.keyid, retired=key.retired)
             for key in held.keys
         ),
     )
+
+
+def _digest(held: TrustFile) -> str:
+    import hashlib
+
+    return hashlib.sha256(held.to_bytes()).hexdigest()
 
 
 def _lines(document: Trust) -> list[str]:
@@ -187,5 +231,5 @@ def _lines(document: Trust) -> list[str]:
     return fields(named)
 
 
-for each in (export, pin, update, rotate):
+for each in (export, pin, pins, unpin, update, rotate):
     trust.add_command(each)

@@ -19,6 +19,8 @@ from modelvault_cli.documents.admin import (
     LoggedOut,
     Migrated,
     MigratedVault,
+    PinnedVault,
+    Pins,
     PolicyCheck,
     PolicyDiff,
     PolicyFetched,
@@ -30,6 +32,7 @@ from modelvault_cli.documents.admin import (
     Token,
     Trust,
     TrustedKey,
+    Unpinned,
     Who,
 )
 from modelvault_cli.documents.base import Document, ErrorBody, Failure, Plan
@@ -81,6 +84,8 @@ __all__ = [
     "Migrated",
     "MigratedVault",
     "Model",
+    "PinnedVault",
+    "Pins",
     "Plan",
     "PolicyCheck",
     "PolicyDiff",
@@ -100,6 +105,7 @@ __all__ = [
     "Token",
     "Trust",
     "TrustedKey",
+    "Unpinned",
     "Who",
 ]
 
@@ -129,6 +135,8 @@ BY_COMMAND: dict[str, type[Document]] = {
     "token mint": Token,
     "trust export": Trust,
     "trust pin": Trust,
+    "trust pins": Pins,
+    "trust unpin": Unpinned,
     "trust update": Trust,
     "trust rotate": Trust,
     "audit": Audit,

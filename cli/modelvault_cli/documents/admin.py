@@ -67,6 +67,26 @@ class Trust(Document, frozen=True, kw_only=True):
     keys: tuple[TrustedKey, ...]
 
 
+class PinnedVault(msgspec.Struct, frozen=True, kw_only=True):
+    """Another vault whose trust file is pinned; `sha256` as in Trust."""
+
+    vault: str
+    serial: int
+    sha256: str
+
+
+class Pins(Document, frozen=True, kw_only=True):
+    """`trust pins`: the vaults that may give to this home and get from it."""
+
+    pins: tuple[PinnedVault, ...]
+
+
+class Unpinned(Document, frozen=True, kw_only=True):
+    """`trust unpin`: the vault that may no longer."""
+
+    vault: str
+
+
 class Token(Document, frozen=True, kw_only=True):
     """`token mint`."""
 

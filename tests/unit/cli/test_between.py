@@ -75,6 +75,26 @@ class TestTrust:
         assert run(0, "trust", "pin", own, "--json").error.code == "same_vault"
         assert run(0, "trust", "pin", tmp_path / "no.json", "--json").error.code == "no_trust_file"
 
+    def test_unpin(self, run, friends, homes: tuple[Path, Path], tmp_path: Path) -> None:
+        other = read_trust(tmp_path / "1.json")
+        (pinned,) = run(0, "trust", "pins", "--json").document("trust pins").pins
+        assert (pinned.vault, pinned.serial) == (other.vault, other.serial)
+        assert pinned.sha256 == hashlib.sha256(other.to_bytes()).hexdigest()
+        assert run(0, "trust", "unpin", other.vault, "--dry-run").code == 0
+        assert other.vault in run(0, "trust", "pins").out
+        told = run(0, "trust", "unpin", other.vault, "--json").document("trust unpin")
+        assert told.vault == other.vault
+        assert run(0, "trust", "pins", "--json").document("trust pins").pins == ()
+        entry = run(0, "audit", "--json").document("audit").entries[-1]
+        assert (entry.action, entry.details) == (
+            "trust", {"other_vault": other.vault, "serial": None},
+        )  # fmt: skip
+        again = run(0, "trust", "unpin", "../keyring", "--json")
+        assert (again.error.code, again.code) == ("not_pinned", 4)
+        run(1, "create", "n")
+        told = run(0, "copy", "m", "n", "--to-home", homes[1], "--json")
+        assert told.error.code == "untrusted_vault"
+
     def test_a_pin_that_somebody_put_there(
         self, run, friends, homes: tuple[Path, Path], tmp_path: Path
     ) -> None:

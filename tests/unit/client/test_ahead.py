@@ -26,7 +26,7 @@ def test_what_only_an_admin_of_a_broker_sees_is_said() -> None:
     (({}, None), GIVER, "giving"),
     ((None, {}), RECEIVER, "receiving"),
 ])  # fmt: skip
-def test_who_refuses(pins: tuple[Any, Any], who: Any, side: str) -> None:  # noqa: ANN401
+def test_who_refuses(pins: tuple[Any, Any], who: Any, side: str) -> None:
     with pytest.raises(AccessDenied) as caught:
         ahead.check_trust(GIVER, pins[0], RECEIVER, pins[1])
     assert (caught.value.code, caught.value.details["vault"]) == ("untrusted_vault", who.vault)

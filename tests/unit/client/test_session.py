@@ -104,7 +104,13 @@ def test_what_a_homes_owner_can_do() -> None:
 
     broker = Recorder()
     pinned: list[object] = []
-    local = Local(mint=mint, freeze_policy=lambda: "sha256:1", pin=pinned.append, pinned=dict)
+    local = Local(
+        mint=mint,
+        freeze_policy=lambda: "sha256:1",
+        pin=pinned.append,
+        pinned=dict,
+        unpin=pinned.remove,
+    )
     with Session(context(broker), local, lambda: closed.append(True)) as session:
         assert session.publish_policy() == "sha256:1"
         session.pin_trust(session.trust)

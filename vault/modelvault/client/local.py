@@ -28,9 +28,11 @@ class Mint(Protocol):
 
 class Local(msgspec.Struct, frozen=True, kw_only=True):
     """`freeze_policy` keeps the edited policies as a revision and returns it; `pin` lets another
-    vault, by its trust file, give and get versions, and `pinned` are those that may, by vault."""
+    vault, by its trust file, give and get versions, `pinned` are those that may, by vault, and
+    `unpin` ends it for a vault; its NotFound is `not_pinned`."""
 
     mint: Mint
     freeze_policy: Callable[[], str]
     pin: Callable[[TrustFile], None]
     pinned: Callable[[], Mapping[str, TrustFile]]
+    unpin: Callable[[str], None]

@@ -25,10 +25,7 @@ from modelvault.client.push import Inspection, Pushed
 from modelvault.client.scan import scan
 from modelvault.copies import Importing
 from modelvault.errors import Conflict, InvalidRequest
-from modelvault.lease import (
-    ModelDetail,
-    ModelSummary,
-)
+from modelvault.lease import ModelDetail, ModelSummary
 from modelvault.loader.model import Model
 from modelvault.manifest import Manifest, Provenance
 from modelvault.record import TrustFile
@@ -236,6 +233,14 @@ class Session(Administration, Between):
         """
         self._owner().pin(other)
 
+    def unpin_trust(self, vault: str) -> None:
+        """Let it no longer. Raises NotFound (`not_pinned`)."""
+        self._owner().unpin(vault)
+
+    def pinned_trust(self) -> tuple[TrustFile, ...]:
+        """The vaults that are pinned, by their trust files."""
+        return tuple(self._owner().pinned().values())
+
     def mint_token(
         self,
         *,
@@ -289,6 +294,6 @@ class Session(Administration, Between):
             raise InvalidRequest(
                 "not_embedded",
                 "only the home of an embedded vault can do this",
-                "ask the admin of the broker",
+                "name a home (--home), or ask the admin of the broker",
             )
         return self._local

@@ -55,6 +55,7 @@ def _joined(home: Home, settings: Settings, parts: Parts) -> Session:
         freeze_policy=lambda: parts.policies.publish(parts.policies.working()),
         pin=lambda other: _pin(parts, other),
         pinned=lambda: parts.trusted,
+        unpin=lambda vault: _unpin(parts, vault),
     )
     return Session(context, local, parts.close)
 
@@ -63,13 +64,24 @@ def _pin(parts: Parts, other: TrustFile) -> None:
     """Pinned for later sessions and this one, and told in the audit log."""
     trusted.pin(parts.home, parts.trust, parts.keyring, other)
     parts.trusted[other.vault] = other
+    _tell(parts, {"other_vault": other.vault, "serial": other.serial})
+
+
+def _unpin(parts: Parts, vault: str) -> None:
+    """As `_pin`, the other way round."""
+    trusted.unpin(parts.home, parts.trust, vault)
+    parts.trusted.pop(vault, None)
+    _tell(parts, {"other_vault": vault, "serial": None})
+
+
+def _tell(parts: Parts, details: dict[str, str | int | bool | None]) -> None:
     entry = Entry(
         id=secrets.token_hex(16),
         at=clocks.to_text(clocks.utc_ms()),
         actor=f"{LOCAL}:{parts.described.identity.sub}",
         action="trust",
         outcome="done",
-        details={"other_vault": other.vault, "serial": other.serial},
+        details=details,
     )
     parts.ledger.append(entry)
 

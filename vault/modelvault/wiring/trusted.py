@@ -17,7 +17,7 @@ from modelvault import canonical
 from modelvault.client.pins import read_trust, write_private
 from modelvault.crypto import dsse
 from modelvault.crypto.dsse import Envelope
-from modelvault.errors import Conflict, IntegrityError, InvalidRequest, Unavailable
+from modelvault.errors import Conflict, IntegrityError, InvalidRequest, NotFound, Unavailable
 from modelvault.record import MAX_TRUST, TRUSTED_TYPE, TrustedRecord, TrustFile
 from modelvault.wiring.home import Home
 
@@ -87,11 +87,32 @@ def pin(home: Home, own: TrustFile, signer: Signer, other: TrustFile) -> None:
         home.trusted.mkdir(mode=0o700, exist_ok=True)
         write_private(home.trusted / f"{other.vault}.json", envelope.to_bytes())
     except OSError as error:
-        raise Unavailable(
-            "cant_write",
-            f"can't write to {home.trusted}: {os.strerror(error.errno or 0)}",
-            "check the folder's permissions and the free space",
-        ) from None
+        raise _unwritable(home, error) from None
+
+
+def unpin(home: Home, own: TrustFile, vault: str) -> None:
+    """Take away what `pin` has kept.
+
+    Raises NotFound (`not_pinned`), Unavailable (`cant_write`), IntegrityError as `read`.
+    """
+    if vault not in read(home, own):
+        raise NotFound(
+            "not_pinned",
+            f"no trust file of vault {vault} is pinned here",
+            "`modelvault trust pins` lists those that are",
+        )
+    try:
+        (home.trusted / f"{vault}.json").unlink()
+    except OSError as error:
+        raise _unwritable(home, error) from None
+
+
+def _unwritable(home: Home, error: OSError) -> Unavailable:
+    return Unavailable(
+        "cant_write",
+        f"can't write to {home.trusted}: {os.strerror(error.errno or 0)}",
+        "check the folder's permissions and the free space",
+    )
 
 
 def _altered(path: Path) -> IntegrityError:
