@@ -297,7 +297,9 @@ class TestMigrate:
     def test_who_is_revoked_gets_nothing(self, run, friends, homes: tuple[Path, Path]) -> None:
         with wiring.connect(home=homes[0]) as vault:
             me = vault.whoami().id
-            vault.revoke("principal", me, reason="gone")
+            token = vault.mint_token(sub="other", groups=["admins"])
+        with wiring.connect(home=homes[0], token=token) as other:
+            other.revoke("principal", me, reason="gone")
         told = run(0, "migrate", "vault", "--to-home", homes[1], "--json")
         assert (told.error.code, told.code) == ("revoked", 3)
 
