@@ -63,6 +63,8 @@ class _NamedPath(click.Path):
 
 
 NAMED_PATH = _NamedPath(path_type=Path)
+# As it was typed: a Path forgets the `./` that tells a folder from a model's name.
+TYPED_PATH = _NamedPath(path_type=str)
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: object) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelvault.errors import Conflict, InvalidRequest, NotFound
+from modelvault.errors import Conflict, InvalidRequest, ModelVaultError, NotFound
 from modelvault_cli.commands import arguments, plan
 from modelvault_cli.frame import Globals, command, pass_globals
 
@@ -40,6 +40,7 @@ def create(
             plan.tell(options, "create", reference, f"create {reference}, {classification}")
             return
         model = session.create(reference, owner=owner, classification=classification)
+        _warn_of_unknown(session, model)
     _report(options, model, "created")
 
 
@@ -71,6 +72,8 @@ def classify(
             plan.plan(options, session, "classify", reference, effect)
             return
         model = session.classify(reference, owner=owner, classification=classification)
+        if classification is not None:
+            _warn_of_unknown(session, model)
     _report(options, model, "classified")
 
 
@@ -138,6 +141,25 @@ def _must_be_new(session: Session, reference: str) -> None:
     except NotFound:
         return
     raise Conflict("model_exists", f"{reference} exists already", "see `modelvault show`")
+
+
+def _warn_of_unknown(session: Session, model: ModelSummary) -> None:
+    """Say that the policy has no such classification: then it gives nobody the keys.
+
+    The policy is asked after the fact, and advises: what was done stands whatever it answers.
+    """
+    from modelvault_cli.output import talk
+
+    name = _name(model.tenant, model.model)
+    try:
+        reasons = session.explain("load", name).reasons
+    except ModelVaultError:  # one may change a model and not be allowed to see it
+        return
+    if "unknown_classification" in reasons:
+        talk(
+            f"warning: the policy has no classification {model.classification!r}: no load of {name}"
+            f" is allowed until its data.json names it, or `modelvault classify {name} -c NAME`"
+        )
 
 
 def _report(options: Globals, model: ModelSummary, done: str) -> None:

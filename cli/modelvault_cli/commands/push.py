@@ -9,10 +9,11 @@ import click
 
 from modelvault.errors import InvalidRequest
 from modelvault_cli.commands import arguments, plan
-from modelvault_cli.frame import NAMED_PATH, Globals, command, pass_globals
+from modelvault_cli.frame import TYPED_PATH, Globals, command, pass_globals
 
 if TYPE_CHECKING:
     from modelvault.client.push import Inspection, Pushed
+    from modelvault.client.session import Session
     from modelvault.manifest import Provenance
     from modelvault_cli.documents import Push
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     "modelvault push ./minilm minilm --label team=search --source-commit 9f3c1e2",
     "modelvault push ./minilm minilm --dry-run",
 )
-@click.argument("path", type=NAMED_PATH)
+@click.argument("path", type=TYPED_PATH)
 @arguments.reference
 @click.option(
     "--label", "labels", type=arguments.pair, multiple=True, metavar="NAME=VALUE", help="A label."
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 @pass_globals
 def push(
     options: Globals,
-    path: Path,
+    path: str,
     reference: str,
     labels: tuple[tuple[str, str], ...],
     base: str | None,
@@ -71,7 +72,7 @@ def push(
 
     provenance = _provenance(base, base_digest, training_run, source_commit)
     with options.session() as session:
-        found = session.inspect(path, follow_links=follow_links)
+        found = _inspect(session, path, reference, follow_links)
         _tell(found)
         if dry_run:
             reasons = plan.allowed(session, "push", reference)
@@ -92,6 +93,19 @@ def push(
             )
         document = _document(reference, pushed.found, pushed, boot_ms() - start)
     emit(options, document, _lines(document))
+
+
+def _inspect(session: Session, path: str, reference: str, follow_links: bool) -> Inspection:
+    try:
+        return session.inspect(path, follow_links=follow_links)
+    except InvalidRequest as error:
+        if error.code == "no_such_path" and Path(reference).exists():
+            raise InvalidRequest(
+                error.code,
+                f"{error.message}, but {reference} does",
+                f"the path comes first: modelvault push {reference} {path}",
+            ) from None
+        raise
 
 
 def _provenance(

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modelvault import wiring
+from modelvault.errors import AccessDenied
 from support.command import Told, call, model_folder
 from support.homes import isolated
 
@@ -121,6 +123,17 @@ def test_push_tells_what_it_found(run: Run, place: Path) -> None:
     assert shown.hints.pickles == ("old.pt",)
     assert shown.tensors == 4
     assert "pickles:" in run("show", name).out
+
+
+def test_push_names_the_path_as_typed(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    assert "./nowhere doesn't exist" in run("push", "./nowhere", "minilm").err
+    swapped = run("push", "minilm:prod", "./plain")
+    assert swapped.code == 2
+    assert "error[no_such_path]: minilm:prod doesn't exist, but ./plain does" in swapped.err
+    assert "hint: the path comes first: modelvault push ./plain minilm:prod" in swapped.err
 
 
 def test_push_document(run: Run, place: Path) -> None:
@@ -264,6 +277,28 @@ def test_a_dry_run_tells_of_what_would_be_refused(
     assert error.code == "would_be_denied"
     assert error.exit_code == 3
     assert error.details["reasons"]
+
+
+def test_a_classification_that_the_policy_lacks(run: Run) -> None:
+    warning = "warning: the policy has no classification 'secrt'"
+    told = run("create", "misspelt", "-c", "secrt")
+    assert told.code == 0
+    assert warning in told.err
+    assert run("load", "misspelt", "-p", "inference").code != 0
+    assert "warning" not in run("classify", "misspelt", "-c", "internal").err
+    told = run("classify", "misspelt", "-c", "secrt", "--json")
+    assert warning in told.err
+    assert told.document("classify").model.classification == "secrt"
+    assert "warning" not in run("classify", "misspelt", "--owner", "local:olga").err
+
+
+def test_a_warning_never_fails_what_was_done(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_args: Any, **_options: Any) -> Any:
+        raise AccessDenied("denied", "no", "ask")
+
+    monkeypatch.setattr("modelvault.client.session.Session.explain", refused)
+    told = run("create", "unexplained", "-c", "secrt")
+    assert (told.code, "warning" in told.err) == (0, False)
 
 
 def test_verbose_shows_the_log(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,8 +76,8 @@ def scan(path: str | Path, *, follow_links: bool = False) -> Scan:
         raise InvalidRequest(
             "no_such_path", "the path is empty", "name a file or a folder; `.` is the current one"
         )
-    path = Path(path)
-    root = _resolve(path)
+    typed, path = str(path), Path(path)
+    root = _resolve(path, typed)
     if not root.is_dir():
         found = _file(_name(path, root), root, path)
         check_paths([found.path])
@@ -132,7 +132,7 @@ class _Walk:
                 yield from self.folder(real, name + "/", (*above, real))
 
     def _follow(self, entry: os.DirEntry[str], name: str) -> Path:
-        real = _resolve(Path(entry.path))
+        real = _resolve(Path(entry.path), entry.path)
         if not self._follow_links and not real.is_relative_to(self._root):
             raise InvalidRequest(
                 "link_leaves_folder",
@@ -143,7 +143,7 @@ class _Walk:
         return real
 
 
-def _resolve(path: Path) -> Path:
+def _resolve(path: Path, typed: str) -> Path:
     try:
         return path.resolve(strict=True)
     except FileNotFoundError:
@@ -151,7 +151,7 @@ def _resolve(path: Path) -> Path:
             raise InvalidRequest(
                 "broken_link", f"{path} is a link to nothing", "remove or mend the link"
             ) from None
-        raise InvalidRequest("no_such_path", f"{path} doesn't exist", "check the path") from None
+        raise InvalidRequest("no_such_path", f"{typed} doesn't exist", "check the path") from None
     except (OSError, RuntimeError):  # 3.11 and 3.12 tell of a loop by RuntimeError
         raise InvalidRequest(
             "unreadable", f"{path} can't be reached", "check links and permissions on the way"
