@@ -82,7 +82,9 @@ def diff(options: Globals, folder: Path | None, against: str | None, shipped: bo
     from modelvault_cli.documents import PolicyDiff
     from modelvault_cli.output import emit
 
-    new = wiring.policy_at(folder) if folder else wiring.policy_bundle(options.home)
+    new = wiring.policy_edited(
+        folder, options.broker, home=options.home, profile=options.profile
+    ).working()
     old = shipping.bundle() if shipped else _standing(options, against, remote=folder is not None)
     changes = diffs.compare(
         old, new, cases.shipped(), lambda which: wiring.policy_engine(bundle=which)

@@ -24,21 +24,29 @@ policy = group("policy", "Test, check, explain and publish policies.")
     "test",
     "modelvault policy test",
     "modelvault policy test ./our-cases.json",
+    "modelvault policy test ./policies",
 )
-@click.argument("tables", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument(
+    "named", metavar="[FOLDER] [TABLE]...", nargs=-1, type=click.Path(path_type=Path, exists=True)
+)
 @pass_globals
-def test(options: Globals, tables: tuple[Path, ...]) -> int:
+def test(options: Globals, named: tuple[Path, ...]) -> int:
     """Ask the edited policies every case of some decision tables.
 
-    Without arguments: the shipped tables, and cases/*.json in the home's policy folder. Needs no
-    OPA. The exit code is 1 when a case gets another decision than it should.
+    Without FOLDER the policies are those of the home; without a TABLE the shipped tables are asked,
+    and cases/*.json beside the policies. Needs no OPA. The exit code is 1 when a case gets another
+    decision than it should.
     """
     from modelvault import wiring
     from modelvault.policy import cases
     from modelvault_cli.documents import CaseFailure, PolicyTest
     from modelvault_cli.output import emit
 
-    bundle, own_tables = _working(options)
+    folders = [path for path in named if path.is_dir()]
+    if len(folders) > 1:
+        raise InvalidRequest("usage", "more than one FOLDER is named", "name one")
+    tables = tuple(path for path in named if path not in folders)
+    bundle, own_tables = _working(options, folders[0] if folders else None)
     asked = _cases(tables or own_tables, shipped=not tables)
     failures = tuple(
         CaseFailure(file=one.file, name=one.name, expected=one.expected, got=one.got)
@@ -54,14 +62,16 @@ def test(options: Globals, tables: tuple[Path, ...]) -> int:
     return 1 if failures else 0
 
 
-def _working(options: Globals) -> tuple[Bundle, tuple[Path, ...]]:
-    """The home's edited policies and its own tables; what is shipped, where there is no home."""
+def _working(options: Globals, named: Path | None) -> tuple[Bundle, tuple[Path, ...]]:
+    """The edited policies and their own tables; what is shipped, where there is no home."""
     from modelvault import wiring
     from modelvault.policy import shipped
     from modelvault_cli.output import talk
 
     try:
-        folder = wiring.policy_folder(options.home)
+        folder = wiring.policy_edited(
+            named, options.broker, home=options.home, profile=options.profile
+        )
     except NotFound:
         talk("no vault here: these are the shipped policies")
         return shipped.bundle(), ()
@@ -75,22 +85,28 @@ def _cases(tables: tuple[Path, ...], *, shipped: bool) -> tuple[Case, ...]:
     return (*cases.shipped(), *own) if shipped else own
 
 
-@command("check", "modelvault policy check")
+@command("check", "modelvault policy check", "modelvault policy check ./policies")
+@click.argument("folder", type=NAMED_PATH, required=False)
 @pass_globals
-def check(options: Globals) -> int:
+def check(options: Globals, folder: Path | None) -> int:
     """Look for mistakes in the edited policies: syntax, names that nobody knows, patterns that
     match nothing.
 
-    The exit code is 1 when there is a finding.
+    Without FOLDER they are those of the home. The exit code is 1 when there is a finding.
     """
     from modelvault import wiring
+    from modelvault.wiring import checking
     from modelvault_cli.documents import PolicyCheck, PolicyFinding
     from modelvault_cli.output import emit
 
-    findings = tuple(
-        PolicyFinding(file=one.file, line=one.line, code=one.code, text=one.text)
-        for one in wiring.check_policy(options.home)
+    checked = wiring.policy_edited(
+        folder, options.broker, home=options.home, profile=options.profile
     )
+    with options.session() as session:
+        findings = tuple(
+            PolicyFinding(file=one.file, line=one.line, code=one.code, text=one.text)
+            for one in checking.check(checked, session)
+        )
     lines = [f"{one.file}:{one.line}: {one.code}: {one.text}" for one in findings]
     emit(options, PolicyCheck(findings=findings), lines or ["no findings"])
     return 1 if findings else 0
@@ -218,19 +234,20 @@ def publish(options: Globals, folder: Path | None, yes: bool, dry_run: bool) -> 
     from modelvault_cli.documents import Published
     from modelvault_cli.output import confirm, emit
 
-    edited = wiring.policy_at(folder) if folder is not None else None
+    bundle = wiring.policy_edited(
+        folder, options.broker, home=options.home, profile=options.profile
+    ).working()
     if dry_run:
-        bundle = edited if edited is not None else wiring.policy_bundle(options.home)
         revision = bundle.revision
         emit(options, Published(dry_run=True, revision=revision), [f"would publish {revision}"])
         return 0
     if not confirm("Put the edited policies into force?", yes=yes):
         return 1
     with options.session() as session:
-        if edited is None:
+        if folder is None:
             revision = session.publish_policy()
         else:
-            revision = session.keep_policy(wiring.policy_document(edited))
+            revision = session.keep_policy(wiring.policy_document(bundle))
             session.enforce_policy(revision)
     emit(options, Published(dry_run=False, revision=revision), [f"in force: {revision}"])
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -510,6 +511,41 @@ def test_policy_test(run: Run, place: Path) -> None:
     assert "1 cases, 1 failed" in told.out
     table.write_text("[]")
     assert run("policy", "test", table, "--json").error.code == "bad_cases"
+
+
+def test_policies_of_a_folder(run: Run, place: Path, tmp_path: Path) -> None:
+    """The folder's are looked at, and not the home's, which have no mistake."""
+    folder = tmp_path / "policies"
+    shutil.copytree(place / "home" / "policy", folder)
+    assert run("policy", "check", folder).out == "no findings\n"
+    assert run("policy", "test", folder).code == 0
+    data = folder / "data.json"
+    data.write_text(data.read_text().replace('"purposes": ["inference"]', '"purpose": ["other"]'))
+    assert run("policy", "check", folder).code == 1
+    assert run("policy", "check").code == 0
+    revisions = [
+        run("policy", "test", *named, "--json").document("policy test").revision
+        for named in ((), (folder,))
+    ]
+    assert revisions[0] != revisions[1]
+    assert run("policy", "test", folder, folder.parent, "--json").error.code == "usage"
+    for command in ("check", "publish"):
+        told = run("policy", command, tmp_path / "none", "--json")
+        assert told.error.code == "bad_policy_folder"
+
+
+@pytest.mark.parametrize("command", ["check", "test", "publish", "diff"])
+def test_a_brokers_policies_are_no_homes(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """With a broker set and no FOLDER, nothing is asked and no home is looked at."""
+    monkeypatch.setenv("MODELVAULT_BROKER", "https://vault.example")
+    told = run("policy", command, "--json")
+    assert (told.error.code, told.code) == ("no_folder", 2)
+    assert "https://vault.example" in told.error.message
+    assert "FOLDER" in told.error.hint
+    home = os.environ["MODELVAULT_HOME"]
+    assert run("policy", "test", "--home", home).code == 0
 
 
 def test_policy_test_without_a_vault(run: Run, tmp_path: Path) -> None:

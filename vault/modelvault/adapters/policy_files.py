@@ -49,10 +49,13 @@ class PolicyFolder:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 _write_new(path, text.encode())
 
-    def data_text(self) -> str:
-        """data.json of the working copy, as it stands."""
+    def data_text(self, errors: str = "strict") -> str:
+        """data.json of the working copy, as it stands; `errors` as in `bytes.decode`.
+
+        Raises InvalidRequest (`bad_policy_folder`).
+        """
         with _reported(self.root):
-            return (self.root / "data.json").read_text("utf-8")
+            return (self.root / "data.json").read_text("utf-8", errors)
 
     def cases(self) -> dict[str, str]:
         """The admin's own decision tables: text by path (`cases/mine.json`)."""
@@ -170,5 +173,6 @@ def _reported(root: Path) -> Iterator[None]:
         raise InvalidRequest(
             "bad_policy_folder",
             f"policy folder {root}: {why}",
-            "see `modelvault doctor`; `modelvault policy init` makes a new working copy",
+            "name a folder with a data.json, as `modelvault policy fetch` writes one; of a home's "
+            "own tells `modelvault doctor`",
         ) from None

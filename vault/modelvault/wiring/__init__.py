@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from modelvault.client.session import Session
     from modelvault.lease import PolicyBundle
     from modelvault.policy.bundle import Bundle
-    from modelvault.policy.rego import Finding as PolicyFinding
     from modelvault.ports.login import Prompt
     from modelvault.settings import Settings
     from modelvault.wiring.checkup import Finding
@@ -139,11 +138,31 @@ def policy_bundle(home: str | Path | None = None) -> Bundle:
     return policy_folder(home).working()
 
 
-def policy_at(folder: str | Path) -> Bundle:
-    """The shipped rules with the data.json and site rules of a folder."""
-    from modelvault.adapters.policy_files import PolicyFolder
+def policy_edited(
+    folder: str | Path | None,
+    url: str | None,
+    *,
+    home: str | Path | None = None,
+    profile: str | None = None,
+) -> PolicyFolder:
+    """The policies that an admin edits: in a folder, or else in the home that `connect` would open.
 
-    return PolicyFolder(Path(folder)).working()
+    Raises InvalidRequest (`no_folder`) where that is a broker: a home's policies mustn't be taken
+    for those of its vault.
+    """
+    from modelvault.adapters.policy_files import PolicyFolder
+    from modelvault.errors import InvalidRequest
+
+    if folder is not None:
+        return PolicyFolder(Path(folder))
+    broker = url or (None if home is not None else _settings(None, profile, None).broker)
+    if broker is not None:
+        raise InvalidRequest(
+            "no_folder",
+            f"nothing says where the edited policies are, for the broker {broker}",
+            "name a FOLDER (`modelvault policy fetch FOLDER` writes one), or a home with --home",
+        )
+    return policy_folder(home)
 
 
 def policy_published(home: str | Path | None, revision: str | None) -> Bundle:
@@ -197,18 +216,6 @@ def policy_engine(home: str | Path | None = None, bundle: Bundle | None = None) 
     from modelvault.adapters.policy_regorus import RegorusEngine
 
     return RegorusEngine.of(policy_bundle(home) if bundle is None else bundle)
-
-
-def check_policy(home: str | Path | None = None) -> list[PolicyFinding]:
-    """What is wrong with the home's edited policies: Rego, data.json, and its patterns.
-
-    Patterns are held against the models that the caller may list. Raises as `connect` does.
-    """
-    from modelvault.wiring import checking
-
-    folder = policy_folder(home)
-    with connect(home=home) as session:
-        return checking.check(folder, session)
 
 
 def doctor(home: str | Path | None = None) -> tuple[Finding, ...]:

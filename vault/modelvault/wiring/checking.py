@@ -1,4 +1,4 @@
-"""Checks of a home's edited policies, against the models that there are."""
+"""Checks of edited policies, against the models that there are."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ _PAGE = 1000
 
 
 def check(folder: PolicyFolder, session: Session) -> list[Finding]:
-    """Findings about data.json and about the Rego over it, in that order."""
-    text = (folder.root / "data.json").read_text("utf-8", "surrogateescape")
+    """Findings about data.json and about the Rego over it, in that order.
+
+    Patterns are held against the models that the caller may list. Raises InvalidRequest
+    (`bad_policy_folder`), and as `Session.list`.
+    """
+    text = folder.data_text(errors="surrogateescape")
     findings = check_data(text, _models(session, _tenants(text)))
     if any(one.code == "bad_json" for one in findings):
         return findings  # there is nothing to evaluate over
