@@ -112,9 +112,13 @@ def test_nothing_is_written_down(stack, session, admin, name, model, tmp_path) -
             }
 
 
-def test_debug_is_what_was_looked_through(stack) -> None:
+def test_debug_is_what_was_looked_through(stack, session, admin, name, model) -> None:
     """The logs of the brokers are there, with requests in them, at the lowest level."""
+    admin.create(name, classification="internal")
+    admin.push(model, name)
+    token = stack.token("job", "inference")
     for number in (0, 1):
+        session(token, number).load(name, purpose="inference").close()
         text = (stack.folder / f"broker-{number}.log").read_text()
         assert '"call": "lease"' in text
     assert 'log_level = "debug"' in stack.configs[0].read_text()
