@@ -19,6 +19,7 @@ from modelvault.record import (
     MODEL_TYPE,
     TAG_TYPE,
     TRUST_TYPE,
+    ModelRecord,
     SignedVersion,
     TrustFile,
 )
@@ -359,3 +360,29 @@ class TestSuccessors:
         with pytest.raises(IntegrityError) as caught:
             successor(self.sign(self.NEXT), held)
         assert caught.value.code == "unknown_key"
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (replace(RECORD, vault=OTHER_VAULT), True),
+        (RECORD, False),  # of this vault, by its own word: then the trust file may be old
+    ],
+    ids=["another_vault", "this_vault"],
+)
+def test_the_trust_file_of_another_vault(record: ModelRecord, told: bool) -> None:
+    """Both vaults are named where the answer says that it is of another one."""
+    signed = signed_version(OTHER_KEYS, SEVEN, record)
+    with pytest.raises(IntegrityError) as caught:
+        verify(signed, ask("m@7"), TRUST, Seen())
+    assert caught.value.code == "unknown_key"
+    assert (OTHER_VAULT in caught.value.message and VAULT in caught.value.message) == told
+    assert ("MODELVAULT_TRUST" in caught.value.hint) == told
+
+
+def test_a_record_that_is_none_tells_nothing() -> None:
+    broken = replace(unsigned(UNTAGGED.model), payload=b'{"vault":"' + b"ee" * 16 + b'"}')
+    with pytest.raises(IntegrityError) as caught:
+        verify(replace(UNTAGGED, model=broken), ask("m@7"), TRUST, Seen())
+    assert caught.value.code == "unknown_key"
+    assert OTHER_VAULT not in caught.value.message

@@ -113,8 +113,35 @@ def _manifest(envelope: Envelope, reference: Reference, trust: TrustFile) -> Man
 def _record(
     envelope: Envelope, payload_type: str, wanted: type[Record], trust: TrustFile, what: str
 ) -> Record:
-    payload = dsse.verify(envelope, payload_type, trust.keys_for("record"), what)
+    try:
+        payload = dsse.verify(envelope, payload_type, trust.keys_for("record"), what)
+    except IntegrityError as refused:
+        if refused.code == "unknown_key":
+            _tell_of_another_vault(envelope, wanted, trust, what)
+        raise
     return canonical.decode(payload, wanted, limit=MAX_RECORD, what=what)
+
+
+def _tell_of_another_vault(
+    envelope: Envelope, wanted: type[Record], trust: TrustFile, what: str
+) -> None:
+    """Raise what says so, where a record that nobody vouches for says that it is of another vault:
+    advice only, and no word of the record is used."""
+    try:
+        claimed = canonical.decode(envelope.payload, wanted, limit=MAX_RECORD, what=what).vault
+    except IntegrityError:
+        return
+    if claimed != trust.vault:
+        raise IntegrityError(
+            "unknown_key",
+            f"{what} is said to be of vault {claimed}, and the trust file is of vault "
+            f"{trust.vault}, whose keys haven't signed it",
+            "name the broker and the trust file of one vault: MODELVAULT_BROKER and "
+            "MODELVAULT_TRUST, or one profile's `broker` and `trust`; get a trust file from that "
+            "vault's admin, never from the broker",
+            vault=trust.vault,
+            claimed=claimed,
+        )
 
 
 def _same_model(
