@@ -172,7 +172,8 @@ def _told(
         raise NotFound(
             "no_profile",
             f"there is no profile {profile!r} in {path}",
-            f"known profiles: {', '.join(sorted(file.profiles)) or 'none'}",
+            f"known profiles: {', '.join(sorted(file.profiles)) or 'none'};"
+            f" write [profiles.{profile[:40]}] into {path}",
         )
     wins = {name: value for name, value in msgspec.structs.asdict(chosen).items() if value}
     return msgspec.structs.replace(file, **wins)

@@ -186,13 +186,18 @@ def _subject(sub: str | None, groups: tuple[str, ...]) -> Principal | None:
         return None
     now = utc_ms()
     return Principal(
-        id=f"local:{sub}",
+        id=_local(sub),
         issuer="local",
-        groups=tuple(f"local:{name}" for name in groups),
+        groups=tuple(_local(name) for name in groups),
         claims={},
         issued_at=now,
         expires_at=now + 900_000,
     )
+
+
+def _local(name: str) -> str:
+    """As the policy writes it: with the issuer in front, whichever way it was given."""
+    return f"local:{name.removeprefix('local:')}"
 
 
 def _explained(answer: Explanation) -> list[str]:

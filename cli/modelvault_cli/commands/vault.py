@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from modelvault.errors import Conflict, InvalidRequest
+from modelvault.errors import InvalidRequest
 from modelvault_cli.commands import arguments, plan
 from modelvault_cli.frame import Globals, command, pass_globals
 
@@ -72,10 +72,11 @@ def init(
 
 
 def _plan(options: Globals, home: Path, root: str) -> None:
+    from modelvault.wiring import making
     from modelvault.wiring.home import Home
 
     if Home(home).taken:
-        raise Conflict("home_exists", f"{home} exists already", "name another folder with --home")
+        raise making.exists(Home(home))
     plan.tell(options, "init", str(home), f"make a vault in {home}, its root key from a {root}")
 
 

@@ -80,6 +80,10 @@ def test_a_name_is_given_once(vault: Vault, hidden: bool) -> None:
     with pytest.raises(Conflict) as caught:
         vault.create("m")
     assert caught.value.code == "model_exists"
+    assert ("was deleted" in caught.value.message, "there is a" in caught.value.message) == (
+        hidden,
+        not hidden,
+    )
 
 
 def test_create_denied_is_a_denial(vault: Vault) -> None:

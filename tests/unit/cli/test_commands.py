@@ -204,6 +204,32 @@ def test_refusals(
     assert document.error.code == code
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (["init", "--home", "plain"], "isn't a vault"),
+        (["init", "--home", "plain"], "one that is empty"),
+        (["init", "--home", "plain", "--dry-run"], "one that is empty"),
+        (["init", "--dry-run"], "use the vault that is there"),
+        (["list", "--home", "plain"], "something else is there"),
+        (["list", "--home", "/nowhere"], "make one with `modelvault init`"),
+        (["list", "--profile", "nosuch"], "write [profiles.nosuch] into "),
+        (["list", "--profile", "nosuch"], "config.toml"),
+        (["policy", "revisions"], "policy/published/"),
+        (["revoke", "lease", "123", "--reason", "x", "--yes"], "`modelvault lease list`"),
+        (["delete", "minilm@2", "--yes"], "`modelvault tag default/minilm@<version> <tag>`"),
+        (["trust", "pin", "plain/config.json"], "it isn't a trust file"),
+    ],
+)
+def test_hints_say_what_to_do(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, line: list[str], told: str
+) -> None:
+    monkeypatch.chdir(place)
+    failed = run(*line)
+    assert failed.code != 0
+    assert told in failed.err
+
+
 def test_a_denial_tells_all_there_is(run: Run) -> None:
     error = run("load", "minilm:prod", "-p", "marketing", "--json").error
     assert error.family == "access_denied"
@@ -456,6 +482,9 @@ def test_policy_explain(run: Run) -> None:
     assert not answer.document("policy explain").allowed
     line = (*line[:-1], "--group", "inference", "--json")
     assert run(*line).document("policy explain").allowed
+    line = ("policy", "explain", "load", "minilm", "-p", "inference", "--json")
+    named = ("--sub", "local:x", "--group", "local:inference")  # as data.json and whoami write it
+    assert run(*line, *named).document("policy explain").allowed
 
 
 def test_policy_publish(run: Run, place: Path) -> None:

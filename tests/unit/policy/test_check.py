@@ -45,7 +45,7 @@ def test_the_data_of_every_shipped_table_fits_the_schema():
         ('"max_ttl_s": 86400', '"max_ttl_s": "1 d"', "bad_value", "integer"),
         ('"max_ttl_s": 86400', '"max_tll_s": 86400', "unknown_key", "max_ttl_s"),
         ('"pusher": {', '"Pusher": {', "bad_value", "isn't a name"),
-        ('["local:pushers"]', '["pushers"]', "bad_value", "does not match"),
+        ('["local:pushers"]', '["pushers"]', "bad_value", "in front: local:pushers"),
         ('["local:pushers"]', '["local:*"]', "bad_value", "does not match"),
         ('"groups": ["local:pushers"]', '"subjects": ["*:x"]', "bad_value", "does not match"),
         ('"groups": ["local:pushers"]', '"subjects": ["a:[x]"]', "bad_value", "does not match"),

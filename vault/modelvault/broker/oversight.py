@@ -166,7 +166,8 @@ class Overseer:
             row = self._lease(target)
             if row is None:  # told only to those who may revoke anything
                 self._gate.authorise(who, "revoke", whole_vault())
-                raise NotFound("no_lease", f"there is no lease {target[:40]!r}", "list the leases")
+                why = f"there is no lease {target[:40]!r}"
+                raise NotFound("no_lease", why, "see `modelvault lease list`")
             return "lease", row.id, self._of_lease(row)
         if kind == "version":
             version = self._version(who, Reference.parse(target))

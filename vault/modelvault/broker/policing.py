@@ -91,7 +91,8 @@ class Publication:
             raise InvalidRequest(
                 "policy_elsewhere",
                 "this vault's policies are kept in its home's folder",
-                "look there; `modelvault policy publish` makes what was edited count",
+                "look into policy/published/ of the home (~/.modelvault without --home);"
+                " `modelvault policy publish` makes what was edited in policy/ count",
             )
         return self._kept
 

@@ -189,10 +189,16 @@ class Steward:
 
     def _check_new(self, named: Reference) -> None:
         with suppress(NotFound):
-            self._parts.ledger.model(named.tenant, named.model)
+            row = self._parts.ledger.model(named.tenant, named.model)
+            if row.hidden_at is not None:
+                raise Conflict(
+                    "model_exists",
+                    f"the model {named.name} was deleted, and its name isn't given again",
+                    "choose another name: `modelvault gc` removes its versions, not the name",
+                )
             raise Conflict(
                 "model_exists",
-                f"there is a model {named.name} already, or it is being deleted",
+                f"there is a model {named.name} already",
                 "choose another name, or push to the model that is there",
             )
 

@@ -58,7 +58,17 @@ def read_trust(path: Path, vault: str | None = None) -> TrustFile:
             if isinstance(error, PermissionError)
             else "get it from the vault's admin (`modelvault trust export`)",
         ) from None
-    trust = canonical.decode(data, TrustFile, limit=MAX_TRUST, what=f"trust file {path}")
+    try:
+        trust = canonical.decode(data, TrustFile, limit=MAX_TRUST, what=f"trust file {path}")
+    except IntegrityError as refused:
+        if vault is not None:  # a home's own, which was one
+            raise
+        raise IntegrityError(
+            refused.code,
+            refused.message,
+            "it isn't a trust file, or was cut or altered: get it from the vault's admin"
+            " (`modelvault trust export`)",
+        ) from None
     if vault is not None and trust.vault != vault:
         raise IntegrityError(
             "other_vault",

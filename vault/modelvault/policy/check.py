@@ -63,6 +63,9 @@ def _bad_json(text: str, why: str) -> Finding:
     return Finding(FILE, line, "bad_json", why)
 
 
+_ISSUER = "; write the issuer in front: local:{}"
+
+
 def _against_schema(data: object) -> Iterator[Report]:
     for error in jsonschema.Draft7Validator(files.schema("rules")).iter_errors(data):
         path: Path = tuple(error.absolute_path)
@@ -79,6 +82,9 @@ def _against_schema(data: object) -> Iterator[Report]:
         elif "propertyNames" in error.absolute_schema_path:
             why = f"{error.instance!r} isn't a name: lower case letters, digits, - and _"
             yield (*path, error.instance), "bad_value", why
+        elif error.validator == "pattern" and path[2:3] in {("groups",), ("subjects",)}:
+            mend = "" if ":" in error.instance else _ISSUER.format(error.instance)
+            yield path, "bad_value", error.message[:200] + mend
         else:
             yield path, "bad_value", error.message[:200]
 

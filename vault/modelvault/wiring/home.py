@@ -115,7 +115,9 @@ class Home(msgspec.Struct, frozen=True):
             raise NotFound(
                 "no_home",
                 f"there is no vault in {self.path}",
-                "make one with `modelvault init`, or set MODELVAULT_HOME to where it is",
+                "something else is there: name the vault's folder with --home or MODELVAULT_HOME"
+                if self.taken
+                else "make one with `modelvault init`, or set MODELVAULT_HOME to where it is",
             ) from None
         except OSError as error:
             raise NotFound(

@@ -47,7 +47,7 @@ def make(home: Home, described: Description, settings: Settings, ask: Ask | None
     raise. A root key file that was made is removed again when a later step fails.
     """
     if home.taken:
-        raise _exists(home)
+        raise exists(home)
     draft = Home(home.path.with_name(f".{home.path.name}.{secrets.token_hex(8)}"))
     try:
         home.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -124,7 +124,14 @@ def _begin_ledger(draft: Home, described: Description, revision: str) -> None:
         ledger.close()
 
 
-def _exists(home: Home) -> Conflict:
+def exists(home: Home) -> Conflict:
+    """The refusal to make a vault where something is."""
+    if not os.path.lexists(home.description):
+        return Conflict(
+            "home_exists",
+            f"{home.path} exists already, and isn't a vault",
+            "name another folder with --home, or one that is empty",
+        )
     return Conflict(
         "home_exists",
         f"{home.path} exists already",
@@ -135,7 +142,7 @@ def _exists(home: Home) -> Conflict:
 def _cant_write(home: Home, error: OSError) -> ModelVaultError:
     overtaken = error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
     if overtaken and os.path.lexists(home.path):  # another init was first
-        return _exists(home)
+        return exists(home)
     if error.errno == errno.EBUSY:
         return Conflict(
             "home_exists",

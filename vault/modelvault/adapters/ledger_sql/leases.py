@@ -125,7 +125,7 @@ def _found(write: Write, lease: str) -> AnyRow:
 
 def no_lease(lease: str) -> NotFound:
     """There is no such lease."""
-    return NotFound("no_lease", f"there is no lease {lease}", "list the leases")
+    return NotFound("no_lease", f"there is no lease {lease}", "see `modelvault lease list`")
 
 
 def _repeated(write: Write, row: AnyRow) -> Admission:

@@ -267,7 +267,9 @@ def _hide_version(write: Write, tenant: str, model: str, version: int, at: int) 
     if tagged:
         names = ", ".join(sorted(tag.tag for tag in tagged)[:5])
         raise Conflict(
-            "tagged", f"{tenant}/{model}@{version} has tags: {names}", "move those tags first"
+            "tagged",
+            f"{tenant}/{model}@{version} has tags: {names}",
+            f"move those tags first: `modelvault tag {tenant}/{model}@<version> <tag>`",
         )
     write.run(update(versions).where(_is(tenant, model, version)).values(hidden_at=at))
     return True
