@@ -71,9 +71,10 @@ def fetch(options: Globals, folder: Path, revision: str | None) -> None:
 def diff(options: Globals, folder: Path | None, against: str | None, shipped: bool) -> int:
     """Say what edited policies would change: rules, data, and decisions.
 
-    Both are asked for everybody whom a grant of either names: each action, classification and
-    purpose; and what the shipped case tables ask. Without FOLDER the edited policies are the
-    home's. Nothing is published. The exit code is 1 when a decision would be wider than before.
+    A summary comes first. Both are asked for everybody whom a grant of either names: each action,
+    classification and purpose; and what the shipped case tables ask. Without FOLDER the edited
+    policies are the home's. Nothing is published. The exit code is 1 when a decision would be wider
+    than before.
     """
     from modelvault import wiring
     from modelvault.policy import cases
@@ -130,12 +131,42 @@ def _standing(options: Globals, revision: str | None, *, remote: bool) -> Bundle
         return wiring.policy_of(session.policy(revision))
 
 
+_KINDS = {
+    "allowed": "WIDER: allowed now, refused before",
+    "looser": "WIDER: allowed as before, an obligation is looser or gone",
+    "refused": "narrower: refused now, allowed before",
+    "stricter": "narrower: allowed as before, an obligation is stricter or new",
+    "no_answer": "no answer any more: nothing is granted",
+    "reasons": "the same decision for other reasons",
+}
+
+
+def _summary(changes: Changes) -> list[str]:
+    """Which files differ, and how many decisions get wider or narrower."""
+    from collections import Counter
+
+    files = [f"{module.path} ({module.kind})" for module in changes.modules]
+    if changes.data:
+        places = len(changes.data)
+        files.insert(0, f"data.json ({places} {'place' if places == 1 else 'places'})")
+    counts = Counter[str](decision.kind for decision in changes.decisions)
+    width = len(str(max(counts.values(), default=0)))
+    told = [f"  {counts[kind]:>{width}} {text}" for kind, text in _KINDS.items() if counts[kind]]
+    if not files and not told:
+        return []
+    decisions = f"decisions that differ: {len(changes.decisions)}"
+    return [f"files that differ: {', '.join(files) or 'none'}", decisions, *told, ""]
+
+
 def _lines(changes: Changes) -> list[str]:
-    lines: list[str] = []
+    lines = _summary(changes)
     for module in changes.modules:
         lines += [f"{module.kind} {module.path}", *(f"  {line}" for line in module.lines)]
     for change in changes.data:
-        lines += [f"data.json {change.place}", f"  - {change.before}", f"  + {change.after}"]
+        before, after = (
+            "nothing" if each is None else each for each in (change.before, change.after)
+        )
+        lines += [f"data.json {change.place}", f"  - {before}", f"  + {after}"]
     for decision in changes.decisions:
         wider = "  WIDER" if decision.widens else ""
         lines += [f"{decision.name}{wider}", f"  - {decision.before}", f"  + {decision.after}"]

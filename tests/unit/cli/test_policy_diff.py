@@ -46,6 +46,42 @@ def test_a_role_that_may_more(home: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "WIDER" in text.out
 
 
+@pytest.mark.parametrize(
+    ("more", "kind", "told"),
+    [
+        (1, "looser", "WIDER: allowed as before, an obligation is looser or gone"),
+        (-1, "stricter", "narrower: allowed as before, an obligation is stricter or new"),
+    ],
+)
+def test_a_summary_comes_first(
+    home: Path, capsys: pytest.CaptureFixture[str], more: int, kind: str, told: str
+) -> None:
+    """One number that was edited: how much it changes is told before each change is."""
+    path = home / "policy" / "data.json"
+    data = json.loads(path.read_text())
+    data["limits"]["max_concurrent_leases"] += more
+    path.write_text(json.dumps(data))
+    document = call(capsys, "--json", "policy", "diff").document("policy diff")
+    count = len(document.decisions)
+    assert {change.kind for change in document.decisions} == {kind}
+    assert call(capsys, "policy", "diff").out.splitlines()[:4] == [
+        "files that differ: data.json (1 place)",
+        f"decisions that differ: {count}",
+        f"  {count} {told}",
+        "",
+    ]
+
+
+def test_what_is_new_has_nothing_before(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = home / "policy" / "data.json"
+    data = json.loads(path.read_text())
+    data["purposes"]["training"] = {"actions": ["load"], "classifications": ["*"]}
+    path.write_text(json.dumps(data))
+    out = call(capsys, "policy", "diff").out
+    assert "data.json /purposes/training\n  - nothing\n  + {" in out
+    assert "None" not in out
+
+
 def test_a_role_that_may_less(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(home, "auditor", actions=["list", "show"])
     told = call(capsys, "--json", "policy", "diff")

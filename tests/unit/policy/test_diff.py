@@ -150,6 +150,7 @@ def limited(**limits: object) -> Bundle:
 )
 def test_an_obligation_that_is_looser_widens(strict: Any, loose: Any) -> None:
     looser = diff.compare(limited(**strict), limited(**loose), (), Direct).decisions
+    assert all(one.widens == (one.kind in {"allowed", "looser"}) for one in looser)
     granted = [one for one in looser if one.after.startswith("allow")]
     assert granted
     assert all(one.widens for one in granted)
@@ -158,6 +159,7 @@ def test_an_obligation_that_is_looser_widens(strict: Any, loose: Any) -> None:
     both = [one for one in stricter if one.before.startswith("allow")]
     if strict.get("files") != ["a"] or loose.get("files") != ["b"]:  # neither holds the other
         assert not any(one.widens for one in both)
+        assert {one.kind for one in both} <= {"stricter", "refused"}
 
 
 def test_a_policy_without_an_answer_is_told_so() -> None:
@@ -168,6 +170,7 @@ def test_a_policy_without_an_answer_is_told_so() -> None:
     assert len(changes.decisions) == len(FEW) + len(drawn(OWN, OWN))
     assert {one.after for one in changes.decisions} == {diff.NO_ANSWER}
     assert not any(one.widens for one in changes.decisions)
+    assert {one.kind for one in changes.decisions} == {"no_answer"}
     back = compared(OWN, broken).decisions
     assert {one.widens for one in back if one.after.startswith("allow")} == {True}
     assert {one.widens for one in back if one.after.startswith("deny")} == {False}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,6 +15,8 @@ from modelvault.policy.document import to_decision
 from modelvault.policy.questions import Question, drawn
 
 NO_ANSWER = "no answer"
+
+Kind = Literal["allowed", "looser", "refused", "stricter", "no_answer", "reasons"]
 
 
 class ModuleChange(msgspec.Struct, frozen=True):
@@ -27,7 +29,7 @@ class ModuleChange(msgspec.Struct, frozen=True):
 
 class DataChange(msgspec.Struct, frozen=True):
     """A place in data.json, as a JSON pointer, and what stands there before and after, as JSON
-    text; None where there is nothing."""
+    text; null where there is nothing."""
 
     place: str
     before: str | None
@@ -35,13 +37,18 @@ class DataChange(msgspec.Struct, frozen=True):
 
 
 class DecisionChange(msgspec.Struct, frozen=True):
-    """A question that is decided otherwise: `allow`, `deny` or `no answer`, with the
-    reasons; `widens` where what was refused is allowed, or an obligation is gone or looser."""
+    """A question that is decided otherwise: `allow`, `deny` or `no answer`, with the reasons.
+
+    `kind`: what was refused is `allowed`, what was allowed is `refused`, an obligation of what is
+    allowed is gone or `looser`, or none is and one is `stricter`; there is `no_answer` any more; or
+    only the `reasons` are others. `widens` where it is `allowed` or `looser`.
+    """
 
     name: str
     before: str
     after: str
     widens: bool
+    kind: Kind
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +118,9 @@ def _decisions(
         for one in asked:
             first, second = _decide(before, one), _decide(after, one)
             if first != second:
-                yield DecisionChange(one.name, _told(first), _told(second), _widens(first, second))
+                kind = _kind(first, second)
+                widens = kind in {"allowed", "looser"}
+                yield DecisionChange(one.name, _told(first), _told(second), widens, kind)
 
 
 def _decide(engine: Any, asked: Question) -> dict[str, Any] | None:  # noqa: ANN401
@@ -139,15 +148,21 @@ def _told(decision: dict[str, Any] | None) -> str:
     return f"{word} ({', '.join(decision['reasons'])}){obligations}"
 
 
-def _widens(before: dict[str, Any] | None, after: dict[str, Any] | None) -> bool:
-    if after is None or not after["allowed"]:
-        return False
-    if before is None or not before["allowed"]:
-        return True
-    return any(
+def _kind(before: dict[str, Any] | None, after: dict[str, Any] | None) -> Kind:
+    if after is None:
+        return "no_answer"
+    before_allowed = before is not None and before["allowed"]
+    if before is None or not before_allowed or not after["allowed"]:
+        if before_allowed == after["allowed"]:
+            return "reasons"
+        return "allowed" if after["allowed"] else "refused"
+    if before["obligations"] == after["obligations"]:
+        return "reasons"
+    looser = any(
         _looser(name, before["obligations"][name], value)
         for name, value in after["obligations"].items()
     )
+    return "looser" if looser else "stricter"
 
 
 def _looser(name: str, before: Any, after: Any) -> bool:  # noqa: ANN401
