@@ -98,10 +98,11 @@ def test_a_policy_that_gives_no_usable_answer_never_counts(admin, first, authz: 
 
 def test_what_isnt_kept(admin) -> None:
     nowhere = "sha256:" + "0" * 64
-    with pytest.raises(NotFound):
-        admin.policy(nowhere)
-    with pytest.raises(Unavailable):
-        admin.enforce_policy(nowhere)
+    for ask in (admin.policy, admin.enforce_policy):
+        with pytest.raises(NotFound) as caught:
+            ask(nowhere)
+        assert caught.value.code == "no_policy"
+        assert "modelvault policy revisions" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,8 @@ def test_push_dry_run_pushes_nothing(run: Run, place: Path) -> None:
         (["lease", "show", "0" * 32], "no_lease", 4),
         (["policy", "explain", "frobnicate", "minilm"], "bad_action", 2),
         (["policy", "explain", "load", "minilm", "--group", "x"], "usage", 2),
+        (["policy", "rollback", "sha256:" + "0" * 64, "--yes"], "no_policy", 4),
+        (["policy", "rollback", "sha256:0", "--yes"], "bad_revision", 2),
         (["init"], "home_exists", 4),
         (["init", "--dry-run"], "home_exists", 4),
         (["init", "--broker", "https://b"], "usage", 2),

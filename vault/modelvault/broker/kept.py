@@ -95,8 +95,9 @@ class KeptPolicies:
         except ModelVaultError as failure:
             raise _unreadable(revision, failure.message) from None
 
-    def read(self, revision: str) -> PolicyBundle:
-        """The policy as admins see it. Raises NotFound (`no_policy`)."""
+    def check_kept(self, revision: str) -> None:
+        """Raises NotFound (`no_policy`). For who names a revision; what decides must not ask it:
+        a job's renewal would take a NotFound for a no."""
         try:
             self._shelf.bundle(revision)
         except NotFound:
@@ -105,6 +106,10 @@ class KeptPolicies:
                 f"no policy {revision[:19]}… is kept",
                 "`modelvault policy revisions` lists those that are",
             ) from None
+
+    def read(self, revision: str) -> PolicyBundle:
+        """The policy as admins see it. Raises NotFound (`no_policy`)."""
+        self.check_kept(revision)
         bundle = self.bundle(revision)
         data = msgspec.json.format(canonical.dumps(bundle.data), indent=2)
         return PolicyBundle(modules=bundle.modules, data=data.decode())

@@ -70,7 +70,8 @@ class Publication:
     def publish_policy(self, caller: Caller, revision: str) -> None:
         """Make `revision` the only one whose decisions count.
 
-        Raises InvalidRequest (`bad_revision`, `policy_unusable`), Conflict (`policy_lockout`).
+        Raises InvalidRequest (`bad_revision`, `policy_unusable`), Conflict (`policy_lockout`),
+        NotFound (`no_policy`).
         """
         asked = self._authorise(caller)
         _check_revision(revision)

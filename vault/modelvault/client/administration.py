@@ -115,7 +115,8 @@ class Administration:
     def enforce_policy(self, revision: str) -> None:
         """Make a kept policy the one that counts, an older one too.
 
-        Raises InvalidRequest (`policy_unusable`), Conflict (`policy_lockout`).
+        Raises InvalidRequest (`policy_unusable`), Conflict (`policy_lockout`), NotFound
+        (`no_policy`).
         """
         self._context.steward.publish_policy(self._caller(), revision)
 

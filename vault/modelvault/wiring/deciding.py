@@ -22,15 +22,19 @@ def engines(told: Deployment, kept: KeptPolicies) -> tuple[EngineFor, EngineFor]
     def in_process(revision: str) -> RegorusEngine:
         return RegorusEngine.of(kept.bundle(revision))
 
+    def candidate(revision: str) -> RegorusEngine:
+        kept.check_kept(revision)
+        return in_process(revision)
+
     opa = told.policy.opa
     if opa is None:
-        return in_process, in_process
+        return in_process, candidate
     from modelvault.adapters.policy_opa import OpaAddress, OpaEngine
 
     server = OpaAddress(
         address=opa.address, token_file=opa.token_file, ca=opa.ca, deadline_s=opa.deadline_s
     )
-    return (lambda revision: OpaEngine(server, revision)), in_process
+    return (lambda revision: OpaEngine(server, revision)), candidate
 
 
 def issuers(told: Deployment) -> tuple[tuple[Issuer, ...], JwksIssuers]:

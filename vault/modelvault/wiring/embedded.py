@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelvault import clock as clocks
 from modelvault.client.pins import read_trust
-from modelvault.errors import IntegrityError
+from modelvault.errors import IntegrityError, NotFound
 from modelvault.settings import Settings
 from modelvault.wiring import roots, trusted
 from modelvault.wiring.home import Description, Home
@@ -99,6 +99,7 @@ def open_parts(home: Home, settings: Settings, ask: Ask | None) -> Parts:
             signer=keyring,
             trust=trust,
             engine_for=engines(policies),
+            candidate_for=candidates(policies),
             issuers=(issuer,),
             issuer_keys=StaticIssuers({issuer.iss: ed25519_keys(keyring.public_key("token"))}),
             digest_alg=described.digest_alg,
@@ -138,6 +139,25 @@ def engines(policies: PolicyFolder) -> Callable[[str], PolicyEngine]:
     from modelvault.adapters.policy_regorus import RegorusEngine
 
     return lambda revision: RegorusEngine.of(policies.published(revision))
+
+
+def candidates(policies: PolicyFolder) -> Callable[[str], PolicyEngine]:
+    """The engine of a revision that somebody names, to make it count.
+
+    NotFound (`no_policy`) where it was never published. For the one in force that's an outage.
+    """
+    of = engines(policies)
+
+    def candidate(revision: str) -> PolicyEngine:
+        if revision not in policies.revisions():
+            raise NotFound(
+                "no_policy",
+                f"no policy {revision[:19]}… was published here",
+                f"those that were lie in {policies.root / 'published'}",
+            )
+        return of(revision)
+
+    return candidate
 
 
 def engine_of(bundle: Bundle) -> PolicyEngine:
