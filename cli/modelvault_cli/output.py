@@ -29,6 +29,11 @@ def size(count: int) -> str:
     return f"{count} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number of things for people: `1 file`, `1,200 files`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def seconds(ms: float) -> str:
     """A duration in milliseconds for people: `12 ms`, `1.24 s`."""
     return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.2f} s"
@@ -107,16 +112,18 @@ def progress(what: str) -> Iterator[Progress | None]:
     from rich import progress as rich
     from rich.console import Console
 
+    from modelvault_cli import bar
+
     with rich.Progress(
         rich.TextColumn("{task.description}", markup=False),
         rich.BarColumn(),
-        rich.DownloadColumn(binary_units=True),
-        rich.TransferSpeedColumn(),
+        bar.Sizes(),
+        bar.Speed(),
         rich.TimeRemainingColumn(),
         console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task(printable(what), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    ) as shown:
+        task = shown.add_task(printable(what), total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 def _json(document: msgspec.Struct) -> str:

@@ -48,11 +48,33 @@ def entry_lines(entries: tuple[Entry, ...]) -> list[str]:
             _target(one),
             one.purpose or "",
             " ".join(one.reasons),
+            _what(one),
         )
         for one in entries
     )
-    header = ("SEQ", "AT", "ACTOR", "ACTION", "OUTCOME", "MODEL", "PURPOSE", "REASONS")
+    header = ("SEQ", "AT", "ACTOR", "ACTION", "OUTCOME", "MODEL", "PURPOSE", "REASONS", "WHAT")
     return table(header, rows)
+
+
+def _what(one: Entry) -> str:
+    """What a change was to, for those whose model doesn't say it."""
+    told = one.details
+    if one.action == "revoke" and "target" in told:
+        return f"{told.get('kind')} {told['target']}"
+    if one.action == "explain" and "explained" in told:
+        return f"{told['explained']} by {told.get('about')}"
+    if one.action in {"create", "classify"} and one.outcome == "done":
+        names = ("classification", "owner")
+        return ", ".join(
+            _changed(name, told.get(f"{name}_before"), told[name])
+            for name in names
+            if name in told and told[name] != told.get(f"{name}_before")
+        )
+    return ""
+
+
+def _changed(name: str, before: object, after: object) -> str:
+    return f"{name} {after}" if before is None else f"{name} {before}→{after}"
 
 
 def _target(one: Entry) -> str:

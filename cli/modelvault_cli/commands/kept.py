@@ -20,7 +20,10 @@ _revision = click.argument("revision", required=False, metavar="[REVISION]")
 @command("revisions", "modelvault policy revisions --broker https://vault.example")
 @pass_globals
 def revisions(options: Globals) -> None:
-    """List the policies that the broker keeps, newest first, and which one is in force."""
+    """List the policies that the broker keeps, newest first.
+
+    It says which one is in force.
+    """
     from modelvault_cli.documents import PolicyRevisions
     from modelvault_cli.output import emit, table
 
@@ -39,10 +42,10 @@ def revisions(options: Globals) -> None:
 @_revision
 @pass_globals
 def fetch(options: Globals, folder: Path, revision: str | None) -> None:
-    """Write a kept policy into a new folder, to look at and to edit: data.json and site/*.rego.
+    """Write a kept policy into a new folder, to look at and to edit.
 
-    Without REVISION the one in force. `modelvault policy publish FOLDER` puts the edited one into
-    force.
+    That is data.json and site/*.rego. Without REVISION the one in force. `modelvault policy publish
+    FOLDER` puts the edited one into force.
     """
     from modelvault import wiring
     from modelvault_cli.documents import PolicyFetched
@@ -69,12 +72,12 @@ def fetch(options: Globals, folder: Path, revision: str | None) -> None:
 @click.option("--shipped", is_flag=True, help="Against what this version of modelvault ships.")
 @pass_globals
 def diff(options: Globals, folder: Path | None, against: str | None, shipped: bool) -> int:
-    """Say what edited policies would change: rules, data, and decisions.
+    """Say what edited policies would change.
 
-    A summary comes first. Both are asked for everybody whom a grant of either names: each action,
-    classification and purpose; and what the shipped case tables ask. Without FOLDER the edited
-    policies are the home's. Nothing is published. The exit code is 1 when a decision would be wider
-    than before.
+    Those are rules, data, and decisions. A summary comes first. Both are asked for everybody whom a
+    grant of either names: each action, classification and purpose; and what the shipped case tables
+    ask. Without FOLDER the edited policies are the home's. Nothing is published. The exit code is 1
+    when a decision would be wider than before.
     """
     from modelvault import wiring
     from modelvault.policy import cases

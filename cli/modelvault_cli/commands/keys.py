@@ -20,7 +20,7 @@ def rotate(options: Globals, reference: str, dry_run: bool) -> None:
     """
     from modelvault.reference import Reference
     from modelvault_cli.documents import RotatedModel
-    from modelvault_cli.output import emit
+    from modelvault_cli.output import counted, emit
 
     with options.session() as session:
         if dry_run:
@@ -29,7 +29,8 @@ def rotate(options: Globals, reference: str, dry_run: bool) -> None:
         done = session.rotate(reference)
     name = Reference(done.tenant, done.model).name
     document = RotatedModel(model=name, kek_version=done.kek_version, rewrapped=done.rewrapped)
-    line = f"{name}: key version {done.kek_version}, {done.rewrapped} keys rewrapped"
+    keys = counted(done.rewrapped, "key")
+    line = f"{name}: key version {done.kek_version}, {keys} rewrapped"
     emit(options, document, [line])
 
 
@@ -64,7 +65,7 @@ def revoke(
     What a job has decrypted already, a hostile one may have copied.
     """
     from modelvault_cli.documents import Revoked
-    from modelvault_cli.output import confirm, emit
+    from modelvault_cli.output import confirm, counted, emit
 
     exact = _version(target) if kind == "version" else target
     with options.session() as session:
@@ -78,7 +79,7 @@ def revoke(
             return 1
         ended = session.revoke(kind, exact, reason=reason, for_s=for_s)
     document = Revoked(kind=kind, target=exact, ended=ended)
-    emit(options, document, [f"revoked {kind} {exact}; {ended} running leases ended"])
+    emit(options, document, [f"revoked {kind} {exact}; {counted(ended, 'running lease')} ended"])
     return 0
 
 

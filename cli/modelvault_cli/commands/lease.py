@@ -26,7 +26,7 @@ lease = group("lease", "List, show and revoke leases.")
 def list_leases(options: Globals, model: str | None, ended: bool, limit: int) -> None:
     """List leases, newest first; running ones unless --ended is given."""
     from modelvault_cli.documents import Leases
-    from modelvault_cli.output import emit, table
+    from modelvault_cli.output import emit, table, talk
 
     with options.session() as session:
         leases = session.leases(model, ended=ended, limit=limit)
@@ -36,6 +36,8 @@ def list_leases(options: Globals, model: str | None, ended: bool, limit: int) ->
     )
     header = ("LEASE", "SUBJECT", "MODEL", "PURPOSE", "GRANTED", "EXPIRES", "STATE")
     emit(options, Leases(leases=leases), table(header, rows))
+    if not leases and not options.json:
+        talk("no leases" if ended else "no running leases")
 
 
 @command("show", "modelvault lease show 0f3a…")

@@ -74,7 +74,7 @@ def _tensors(model: Model) -> tuple[Tensor, ...]:
 
 
 def _lines(document: Load) -> list[str]:
-    from modelvault_cli.output import fields, seconds, size, table
+    from modelvault_cli.output import counted, fields, seconds, size, table
 
     tensors = table(
         ("TENSOR", "DTYPE", "SHAPE", "SIZE"),
@@ -87,8 +87,8 @@ def _lines(document: Load) -> list[str]:
     told = fields(
         {
             "loaded": f"{document.model}@{document.version} for {document.purpose}",
-            "size": f"{size(document.size)} in {len(document.files)} files, "
-            f"{len(document.tensors)} tensors",
+            "size": f"{size(document.size)} in {counted(len(document.files), 'file')}, "
+            f"{counted(len(document.tensors), 'tensor')}",
             "time": f"{seconds(document.elapsed_ms)}, lease and verification included",
             "memory": "wiped",
         }

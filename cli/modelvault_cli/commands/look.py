@@ -47,6 +47,8 @@ def list_models(options: Globals, pattern: str, limit: int, after: str, tenant: 
     )
     lines = table(("MODEL", "LATEST", "TAGS", "CLASSIFICATION", "OWNER", "SIZE"), rows)
     emit(options, Listing(models=models, next=following), lines)
+    if not models and not options.json:
+        talk("no models")
     if following is not None and not options.json:
         talk(f"there may be more: --after {following}")
 

@@ -81,14 +81,13 @@ def vault(
     ticket: str | None,
     dry_run: bool,
 ) -> int:
-    """Copy all models, versions and tags of a vault into another, such as a home's into a served
-    one.
+    """Copy all models, versions and tags of a vault into another.
 
-    Each version is copied as `modelvault copy` does it, in its order: where versions were deleted,
-    the copies have lower numbers, and where a later one was copied before, the order is another:
-    both are shown. Models that aren't there are made, with their classification. What is there
-    already stays as it is, tags too: run again, it goes on where it stopped. Leases, the audit log,
-    revocations and policies stay behind.
+    Such as a home's into a served one. Each version is copied as `modelvault copy` does it, in its
+    order: where versions were deleted, the copies have lower numbers, and where a later one was
+    copied before, the order is another: both are shown. Models that aren't there are made, with
+    their classification. What is there already stays as it is, tags too: run again, it goes on
+    where it stopped. Leases, the audit log, revocations and policies stay behind.
 
     Revoked versions are left out, and told of at the end; then the exit code is 1. --dry-run looks
     at pins, policies, revocations and what is there, and says what it can't see.
@@ -132,6 +131,7 @@ def _moved(
 
 def _plan(options: Globals, session: Session, other: Session, purpose: str) -> int:
     from modelvault.reference import Reference
+    from modelvault_cli.output import counted
 
     found, unseen = session.foresee_migration(other)
     vault = other.trust.vault
@@ -144,12 +144,12 @@ def _plan(options: Globals, session: Session, other: Session, purpose: str) -> i
             reasons += () if each.made else plan.allowed(other, "push", name.name)
     if any(each.made for each in found):
         unseen += (f"whether you may make models in vault {vault}, and push to them",)
-    versions = sum(each.summary.versions - len(each.left_out) - each.there for each in found)
+    count = sum(each.summary.versions - len(each.left_out) - each.there for each in found)
     plan.tell(
         options,
         "migrate",
         vault,
-        f"copy {versions} versions of {len(found)} models to vault {vault}",
+        f"copy {counted(count, 'version')} of {counted(len(found), 'model')} to vault {vault}",
         tuple(dict.fromkeys(reasons)),
         notes=tuple(note for each in found for note in _notes(each)),
         unchecked=(*unseen, *plan.UNCHECKED),
@@ -159,11 +159,11 @@ def _plan(options: Globals, session: Session, other: Session, purpose: str) -> i
 
 def _notes(model: ModelForeseen) -> list[str]:
     from modelvault.reference import Reference
-    from modelvault_cli.output import size
+    from modelvault_cli.output import counted, size
 
     summary = model.summary
     name = Reference(summary.tenant, summary.model).name
-    notes = [f"{name}: {summary.versions} versions, newest {size(summary.size)}"]
+    notes = [f"{name}: {counted(summary.versions, 'version')}, newest {size(summary.size)}"]
     if model.there:
         notes.append(f"{name}: {model.there} are there already, and stay as they are")
     if not model.in_order:

@@ -89,10 +89,10 @@ def _cases(tables: tuple[Path, ...], *, shipped: bool) -> tuple[Case, ...]:
 @click.argument("folder", type=NAMED_PATH, required=False)
 @pass_globals
 def check(options: Globals, folder: Path | None) -> int:
-    """Look for mistakes in the edited policies: syntax, names that nobody knows, patterns that
-    match nothing.
+    """Look for mistakes in the edited policies.
 
-    Without FOLDER they are those of the home. The exit code is 1 when there is a finding.
+    Those are of syntax, names that nobody knows, and patterns that match nothing. Without FOLDER
+    they are those of the home. The exit code is 1 when there is a finding.
     """
     from modelvault import wiring
     from modelvault.wiring import checking
@@ -230,10 +230,11 @@ def _explained(answer: Explanation) -> list[str]:
 @arguments.dry_run
 @pass_globals
 def publish(options: Globals, folder: Path | None, yes: bool, dry_run: bool) -> int:
-    """Put the edited policies into force: from then on only their decisions count.
+    """Put the edited policies into force.
 
-    They must evaluate, and must still let you publish policies. Without FOLDER they are those of
-    the home. A broker signs and keeps what lies in FOLDER (`modelvault policy fetch` makes one).
+    From then on only their decisions count. They must evaluate, and must still let you publish
+    policies. Without FOLDER they are those of the home. A broker signs and keeps what lies in
+    FOLDER (`modelvault policy fetch` makes one).
     """
     from modelvault import wiring
     from modelvault_cli.documents import Published

@@ -130,10 +130,9 @@ def _provenance(
 
 
 def _tell(found: Inspection) -> None:
-    from modelvault_cli.output import size, talk
+    from modelvault_cli.output import counted, size, talk
 
-    count = len(found.paths)
-    files = "1 file" if count == 1 else f"{count:,} files"
+    files = counted(len(found.paths), "file")
     talk(f"found {files}, {size(found.size)}: {', '.join(found.formats)}")
     shards = sum(path.endswith(".safetensors") for path in found.paths)
     if shards > 1:
@@ -167,7 +166,7 @@ def _document(reference: str, found: Inspection, pushed: Pushed | None, elapsed_
 
 
 def _lines(document: Push) -> list[str]:
-    from modelvault_cli.output import fields, seconds, size
+    from modelvault_cli.output import counted, fields, seconds, size
 
     rate = document.size * 1000 // max(document.elapsed_ms, 1)
     spared = {"unchanged": _unchanged(document)} if document.unchanged else {}
@@ -176,7 +175,7 @@ def _lines(document: Push) -> list[str]:
             "pushed": f"{document.model}@{document.version}",
             "tag": document.tag or "",
             "manifest": document.manifest or "",
-            "size": f"{size(document.size)} in {document.files} files",
+            "size": f"{size(document.size)} in {counted(document.files, 'file')}",
             **spared,
             "time": f"{seconds(document.elapsed_ms)}, {size(rate)}/s",
         }
@@ -184,7 +183,7 @@ def _lines(document: Push) -> list[str]:
 
 
 def _unchanged(document: Push) -> str:
-    from modelvault_cli.output import size
+    from modelvault_cli.output import counted, size
 
-    files = "1 file" if document.unchanged == 1 else f"{document.unchanged:,} files"
+    files = counted(document.unchanged, "file")
     return f"{size(document.unchanged_size)} in {files}, not uploaded again"

@@ -51,11 +51,11 @@ def export(options: Globals, file: Path) -> None:
 @arguments.dry_run
 @pass_globals
 def pin(options: Globals, file: Path, dry_run: bool) -> None:
-    """Let another vault, by its trust file FILE, give versions to this home and get them from it.
+    """Trust another vault, by its trust file FILE.
 
-    The file must come from that vault's admin by a way that nobody can meddle with: compare the
-    digest that is printed. A served vault's brokers take theirs from [copies] trusted of the
-    deployment file.
+    It may give versions to this home and get them from it. The file must come from that vault's
+    admin by a way that nobody can meddle with: compare the digest that is printed. A served vault's
+    brokers take theirs from [copies] trusted of the deployment file.
     """
     from modelvault.client.pins import read_trust
     from modelvault_cli.output import emit
@@ -73,9 +73,10 @@ def pin(options: Globals, file: Path, dry_run: bool) -> None:
 @command("pins", "modelvault trust pins", "modelvault trust pins --json")
 @pass_globals
 def pins(options: Globals) -> None:
-    """List the other vaults that are pinned: those that may give to this home and get from it.
+    """List the other vaults that are pinned.
 
-    A served vault's stand in [copies] trusted of its deployment file.
+    Those may give to this home and get from it. A served vault's stand in [copies] trusted of its
+    deployment file.
     """
     from modelvault_cli.documents import PinnedVault, Pins
     from modelvault_cli.output import emit, table
@@ -94,10 +95,11 @@ def pins(options: Globals) -> None:
 @arguments.dry_run
 @pass_globals
 def unpin(options: Globals, vault: str, dry_run: bool) -> None:
-    """Let another VAULT, by its id, give no more versions to this home, nor get them from it.
+    """Trust another VAULT, by its id, no longer.
 
-    What was copied stays, on both sides. For a served vault take its trust file out of [copies]
-    trusted of the deployment file, and restart the brokers.
+    It gives no more versions to this home, nor gets them from it. What was copied stays, on both
+    sides. For a served vault take its trust file out of [copies] trusted of the deployment file,
+    and restart the brokers.
     """
     from modelvault_cli.documents import Unpinned
     from modelvault_cli.output import emit
@@ -169,12 +171,13 @@ def rotate(
     yes: bool,
     dry_run: bool,
 ) -> int:
-    """Exchange the vault's signing key for PURPOSE, and write the trust file that names it.
+    """Exchange the vault's signing key for PURPOSE.
 
-    The vault's own trust file is replaced, and the same, signed by a key of the old one, goes to
-    the new file SUCCESSOR: hand that to every client, for `modelvault trust update`. The old key
-    still vouches for what it signed. Stop the brokers (or the home's other programs) first, and
-    start them afterwards: what is signed in between isn't believed. Cut off, it can be run again.
+    The vault's own trust file is replaced by one that names the new key, and the same, signed by a
+    key of the old one, goes to the new file SUCCESSOR: hand that to every client, for `modelvault
+    trust update`. The old key still vouches for what it signed. Stop the brokers (or the home's
+    other programs) first, and start them afterwards: what is signed in between isn't believed. Cut
+    off, it can be run again.
     """
     from modelvault.wiring import succession
     from modelvault_cli.output import confirm, emit

@@ -103,7 +103,7 @@ def _lines(document: Init) -> list[str]:
 def gc(options: Globals, yes: bool, dry_run: bool) -> int:
     """Remove versions that were deleted long enough ago, and what dead pushes left."""
     from modelvault_cli.documents import Collected
-    from modelvault_cli.output import confirm, emit, size
+    from modelvault_cli.output import confirm, counted, emit, size
 
     with options.session() as session:
         if not dry_run and not confirm("Remove deleted versions for good?", yes=yes):
@@ -117,8 +117,9 @@ def gc(options: Globals, yes: bool, dry_run: bool) -> int:
         bytes=swept.bytes,
     )
     line = (
-        f"{'would remove' if dry_run else 'removed'} {swept.versions} versions, "
-        f"{swept.uploads} uploads, {swept.objects} objects, {size(swept.bytes)}"
+        f"{'would remove' if dry_run else 'removed'} {counted(swept.versions, 'version')}, "
+        f"{counted(swept.uploads, 'upload')}, {counted(swept.objects, 'object')}, "
+        f"{size(swept.bytes)}"
     )
     emit(options, document, [line])
     return 0

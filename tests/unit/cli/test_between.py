@@ -278,7 +278,7 @@ class TestMigrate:
             vault.revoke("version", "m@1", reason="leaked data")
         planned = run(0, "migrate", "vault", *other, "--dry-run")
         assert planned.code == 1
-        assert "copy 2 versions of 1 models" in planned.out
+        assert "copy 2 versions of 1 model " in planned.out
         assert "left out: m@1 is revoked (leaked data); tags not set: old" in planned.out
         told = run(0, "migrate", "vault", *other, "--json")
         assert told.code == 1
@@ -310,7 +310,7 @@ class TestMigrate:
         assert run(0, "copy", "m@3", "m", "--to-home", homes[1]).code == 0
         planned = run(0, "migrate", "vault", "--to-home", homes[1], "--dry-run")
         assert planned.code == 0
-        assert "copy 2 versions of 1 models" in planned.out
+        assert "copy 2 versions of 1 model " in planned.out
         assert "m: they won't be in their order there" in planned.out
         told = run(0, "migrate", "vault", "--to-home", homes[1])
         assert told.code == 0

@@ -73,7 +73,8 @@ def test_list_in_pages(run: Run) -> None:
 
 def test_nothing_to_list(run: Run) -> None:
     told = run("list", "--filter", "nothing-like-it")
-    assert (told.code, told.out) == (0, "")
+    assert (told.code, told.out, told.err) == (0, "", "no models\n")
+    assert run("list", "--filter", "nothing-like-it", "--json").err == ""
 
 
 def test_show(run: Run) -> None:
@@ -445,7 +446,8 @@ def test_leases(run: Run) -> None:
         assert run(*line, "--yes", "--json").document("lease revoke").ended == 1
         assert f"revoked lease {lease.id}" in run(*line, "--yes").out
     assert "ended: " in run("lease", "list", "--ended").out
-    assert run("lease", "list").out == ""
+    told = run("lease", "list")
+    assert (told.out, told.err) == ("", "no running leases\n")
 
 
 def test_whoami_and_tokens(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -472,6 +474,24 @@ def test_audit(run: Run) -> None:
     page = run("audit", "--after", 2, "--model", "minilm", "--json").document("audit")
     assert {entry.model for entry in page.entries} == {"minilm"}
     assert page.entries[0].seq > 2
+
+
+def test_audit_says_what_was_changed(run: Run) -> None:
+    name = fresh(run, "audited")
+    assert run("classify", name, "-c", "restricted").code == 0
+    assert run("classify", name, "--owner", "local:olga").code == 0
+    line = ("revoke", "principal", "local:gone", "--reason", "left")
+    assert run(*line, "--yes").out == "revoked principal local:gone; 0 running leases ended\n"
+    rows = run("audit", "--model", name).out.splitlines()
+    asked = [row for row in rows if " explain " in row]
+    assert {row.split()[-3:] == ["load", "by", "local:me"] for row in asked} == {True}
+    rows = [row for row in rows if row not in asked]
+    assert rows[0].endswith("WHAT")
+    assert rows[1].endswith("classification internal, owner local:me")
+    assert rows[2].endswith("classification internal→restricted")
+    assert rows[3].endswith("owner local:me→local:olga")
+    whole = run("audit", "--limit", 1000).out.splitlines()
+    assert any(row.endswith("principal local:gone") for row in whole)
 
 
 def test_policy_explain(run: Run) -> None:

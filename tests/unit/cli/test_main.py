@@ -217,6 +217,16 @@ def test_help_fits_and_has_examples(path: tuple[str, ...]) -> None:
         assert f"  {example}\n" in text
 
 
+def test_no_line_of_a_groups_help_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in main.cli.entries:
+        found = main.cli.get_command(click.Context(main.cli), name)
+        if isinstance(found, click.Group):
+            context = click.Context(found, info_name=name, terminal_width=80, max_content_width=80)
+            told = found.get_help(context)
+            assert "..." not in told.partition("Commands:")[2], told
+
+
 def test_help_imports_no_vault() -> None:
     script = (
         "import sys, modelvault_cli.main as m; m.run(['--help'])\n"

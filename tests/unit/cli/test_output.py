@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from modelvault.errors import AccessDenied, InvalidRequest
-from modelvault_cli import documents, output
+from modelvault_cli import bar, documents, output
 from modelvault_cli.frame import Globals
 
 
@@ -22,6 +23,17 @@ from modelvault_cli.frame import Globals
 )  # fmt: skip
 def test_sizes(count: int, text: str) -> None:
     assert output.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "one", "many", "text"),
+    [
+        (0, "file", "", "0 files"), (1, "file", "", "1 file"), (1200, "file", "", "1,200 files"),
+        (2, "entry", "entries", "2 entries"), (1, "entry", "entries", "1 entry"),
+    ],
+)  # fmt: skip
+def test_counts(count: int, one: str, many: str, text: str) -> None:
+    assert output.counted(count, one, many) == text
 
 
 @pytest.mark.parametrize(("ms", "text"), [(0, "0 ms"), (999, "999 ms"), (1240, "1.24 s")])
@@ -136,6 +148,22 @@ def test_no_progress_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sys, "stderr", Terminal(False))
     with output.progress("encrypting") as advance:
         assert advance is None
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "speed", "shown"),
+    [
+        (0, None, None, ("", "")),
+        (0, 1 << 20, None, ("0 B of 1.0 MiB", "")),
+        (1 << 19, 1 << 20, 3 * (1 << 20), ("512.0 KiB of 1.0 MiB", "3.0 MiB/s")),
+    ],
+)
+def test_the_bar_has_our_units(
+    done: int, total: int | None, speed: float | None, shown: tuple[str, str]
+) -> None:
+    task = SimpleNamespace(completed=done, total=total, speed=speed, finished_speed=None)
+    columns = bar.Sizes(), bar.Speed()
+    assert tuple(column.render(task).plain for column in columns) == shown  # type: ignore[arg-type]
 
 
 def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
