@@ -167,6 +167,24 @@ def test_between_served_vaults(
         assert caught.value.code == "untrusted_vault"
 
 
+def test_a_revoked_version_is_told_as_one(
+    vaults: tuple[Served, Served], name: str, model: Path, tmp_path: Path
+) -> None:
+    """What a migration goes on after: whose revocation it is comes through both brokers."""
+    one, other = (each.connect(tmp_path / each.vault) for each in vaults)
+    with one, other:
+        one.create(name)
+        one.push(model, name)
+        other.create(name)
+        one.revoke("version", f"{name}@1", reason="leaked")
+        with pytest.raises(AccessDenied) as caught:
+            one.copy(name, other, name)
+        details = caught.value.details
+        assert caught.value.code == "revoked"
+        assert (details["kind"], details["target"]) == ("version", f"default/{name}@1")
+        assert other.show(name).versions == ()
+
+
 def test_a_copy_that_was_cut_off_goes_on(
     home: Session, vaults: tuple[Served, Served], name: str, tmp_path: Path
 ) -> None:
@@ -211,11 +229,21 @@ def test_the_command(vaults: tuple[Served, Served], name: str, model: Path, tmp_
     env = vaults[0].environment(tmp_path) | second
     planned = spawn("--json", "copy", f"{name}:prod", f"{name}:prod", "--dry-run", env=env)
     assert planned.code == 0, planned.out
-    assert json.loads(planned.out)["reasons"]
+    plan = json.loads(planned.out)
+    assert plan["reasons"]
+    vault, receiver = vaults[0].vault, vaults[1].vault
+    assert plan["unchecked"][:2] == [  # brokers don't tell whom they trust
+        f"whether vault {giver} trusts vault {taker}: its admin knows"
+        for giver, taker in ((vault, receiver), (receiver, vault))
+    ]
     told = spawn("--json", "copy", f"{name}:prod", f"{name}:prod", env=env)
     assert told.code == 0, told.out
     document = told.document("copy")
     assert (document.version, document.new, document.source.vault) == (1, True, vaults[0].vault)
+    revoked = spawn("revoke", "version", f"{name}@1", "--reason", "leaked", "--yes", env=env)
+    assert revoked.code == 0, revoked.err
+    line = ("--json", "copy", f"{name}@1", f"{name}-gone")
+    assert spawn(*line, "--dry-run", env=env).error.code == "revoked"
     nowhere = {key: text for key, text in env.items() if "_TO_" not in key}
     assert spawn("copy", name, name, "--json", env=nowhere).error.code == "no_other_vault"
 
