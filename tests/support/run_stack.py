@@ -7,6 +7,7 @@ stays.
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -122,7 +123,7 @@ def tell(stack: Stack) -> None:
         "modelvault policy revisions && modelvault audit",
     ):
         click.echo(f"  {line}")
-    click.echo("\nCtrl-C ends everything.")
+    click.echo(f"\nCtrl-C, or `kill {os.getpid()}`, ends everything.")
 
 
 def run_demo(stack: Stack) -> None:
