@@ -36,6 +36,8 @@ def traced(stack, monkeypatch):
         config.write_text(first.replace(f"port = {stack.ports[0]}\n", f"port = {port}\n"))
         monkeypatch.setattr(stack, "ports", [*stack.ports, port])
         monkeypatch.setattr(stack, "configs", [*stack.configs, config])
+        # Brokers of other tests had this number, and their lines are in that log.
+        (stack.folder / f"broker-{number}.log").unlink(missing_ok=True)
         broker = stack.broker(
             number,
             OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
