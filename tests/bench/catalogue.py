@@ -34,6 +34,14 @@ _BATCH = (
     ("keys", {"model": "{name}", "artifact": "{id}"}),
 )
 
+# What a copy's id is made of, so that a version finds its key: a model's other key is its content
+# key's.
+_KEYS = {
+    "version_objects": "o.object",
+    "keys": "CASE WHEN EXISTS (SELECT 1 FROM versions v WHERE v.artifact = o.artifact) "
+    "THEN 'a' ELSE 'c' END",
+}
+
 
 def catalogue_cases(folder: Path) -> None:
     folder.mkdir()
@@ -89,7 +97,7 @@ def _fill(made: Stack, database: str, count: int) -> None:
                 )
             ]
             name, unique = "'z' || lpad(n::text, 7, '0')", "md5({key} || n::text)"
-            key = "o.object" if table == "version_objects" else "'a'"
+            key = _KEYS.get(table, "'a'")
             values = [
                 changed[each].format(name=name, id=unique.format(key=key))
                 if each in changed

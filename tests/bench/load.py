@@ -154,7 +154,7 @@ def push_case(folder: Path, size: int) -> None:
                     stored.unlink()
             os.sync()
 
-        cases = {"ours": lambda: session.push(plain, "m"), "cp": copy}
+        cases = {"ours": lambda: session.push(plain, "m", upload_all=True), "cp": copy}
         seconds = interleaved(cases, PUSH_ROUNDS, tidy=tidy)
     report(
         "push",

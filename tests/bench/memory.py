@@ -18,7 +18,7 @@ from modelvault.client import load, push
 home, reference, what, path = sys.argv[1:]
 with modelvault.connect(home=home) as session:
     if what == "push":
-        session.push(path, reference)
+        session.push(path, reference, upload_all=True)
     elif what == "load":
         with session.load(reference, purpose="inference") as model:
             views = model.tensors()

@@ -156,7 +156,7 @@ reference, what, path = sys.argv[1:]
 with modelvault.connect() as session:
     session.whoami()
     if what == "push":
-        session.push(path, reference)
+        session.push(path, reference, upload_all=True)
     elif what == "load":
         with session.load(reference, purpose="inference") as model:
             views = model.tensors()
