@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ from measure import report
 from weights import GIB, write_safetensors
 
 MIB = 1 << 20
+_KEPT = ("PATH", "PYTHONPATH", "HOME", "XDG_CONFIG_HOME")
 
 CHILD = """
 import re, sys, modelvault, numpy
 from modelvault.client import load, push
-home, reference, what, path = sys.argv[1:]
-with modelvault.connect(home=home) as session:
+reference, what, path = sys.argv[1:]
+with modelvault.connect() as session:
+    session.whoami()
     if what == "push":
         session.push(path, reference, upload_all=True)
     elif what == "load":
@@ -30,13 +33,15 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
 """
 
 
-def peak(home: Path, reference: str, what: str, path: Path) -> int:
-    """Peak resident bytes of a child that does `what` and nothing else."""
+def peak(vault: dict[str, str], reference: str, what: str, path: Path) -> int:
+    """Peak resident bytes of a child that does `what`, with the vault that its environment names,
+    and nothing else."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(home), reference, what, str(path)],
+        [sys.executable, "-c", CHILD, reference, what, str(path)],
         check=True,
         capture_output=True,
         text=True,
+        env={**{key: os.environ[key] for key in _KEPT if key in os.environ}, **vault},
     )
     return int(done.stdout)
 
@@ -49,15 +54,15 @@ def memory_cases(folder: Path) -> None:
             plain = folder / f"{size}.safetensors"
             write_safetensors(plain, size, 32)
             session.push(plain, f"m:s{size}")
-    home = folder / "home"
-    idle = peak(home, "m", "nothing", folder)
+    embedded = {"MODELVAULT_HOME": str(folder / "home")}
+    idle = peak(embedded, "m", "nothing", folder)
     for size in (GIB // 4, GIB):
         name = f"{size // MIB} MiB"
         plain = folder / f"{size}.safetensors"
         report(
             "peak memory of load",
             name,
-            ours=peak(home, f"m:s{size}", "load", plain) - idle,
+            ours=peak(embedded, f"m:s{size}", "load", plain) - idle,
             other=size * 1.02 + 64 * MIB,
             other_name="1.02 x plaintext + 64 MiB, above an idle session",
             unit="bytes",
@@ -66,7 +71,7 @@ def memory_cases(folder: Path) -> None:
         report(
             "peak memory of push",
             name,
-            ours=peak(home, "m", "push", plain),
+            ours=peak(embedded, "m", "push", plain),
             other=192 * MIB,
             other_name="192 MiB, the whole process",
             unit="bytes",

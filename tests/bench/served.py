@@ -5,9 +5,7 @@ Where a server isn't built, these figures are left out, and stderr says so (`mak
 
 from __future__ import annotations
 
-import os
 import secrets
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ import pytest
 from bare import Bare
 from load import ours
 from measure import back_memory, centile, interleaved, rate, report, samples
-from memory import MIB
+from memory import MIB, peak
 from weights import GIB, write_safetensors
 
 from modelvault.client.session import Session
@@ -149,43 +147,18 @@ def s3_cases(folder: Path) -> None:
         memory_case(made, folder)
 
 
-CHILD = """
-import re, sys, modelvault
-from modelvault.client import load, push
-reference, what, path = sys.argv[1:]
-with modelvault.connect() as session:
-    session.whoami()
-    if what == "push":
-        session.push(path, reference, upload_all=True)
-    elif what == "load":
-        with session.load(reference, purpose="inference") as model:
-            views = model.tensors()
-            for view in views.values():
-                view.reshape(-1)[::1024].sum()
-            del view, views
-print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024)
-"""
-
-
-def peak(made: Stack, reference: str, what: str, path: Path) -> int:
-    """Peak resident bytes of a child that does `what` with the served vault and nothing else."""
-    token = made.admin() if what == "push" else made.token("job", "inference")
+@contextmanager
+def client(made: Stack, token: str) -> Iterator[dict[str, str]]:
+    """The environment of a job on another machine."""
     with tempfile.TemporaryDirectory() as home:
-        done = subprocess.run(
-            [sys.executable, "-c", CHILD, reference, what, str(path)],
-            check=True,
-            capture_output=True,
-            text=True,
-            env={
-                **{key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ},
-                "HOME": home,
-                "MODELVAULT_BROKER": made.urls[0],
-                "MODELVAULT_CA": str(made.ca),
-                "MODELVAULT_TRUST": str(made.trust),
-                "MODELVAULT_TOKEN": token,
-            },
-        )
-    return int(done.stdout)
+        yield {
+            "HOME": home,
+            "XDG_CONFIG_HOME": home,
+            "MODELVAULT_BROKER": made.urls[0],
+            "MODELVAULT_CA": str(made.ca),
+            "MODELVAULT_TRUST": str(made.trust),
+            "MODELVAULT_TOKEN": token,
+        }
 
 
 def memory_case(made: Stack, folder: Path) -> None:
@@ -195,11 +168,14 @@ def memory_case(made: Stack, folder: Path) -> None:
     name = f"m-{secrets.token_hex(4)}"
     with made.connect(made.admin()) as admin:
         admin.create(name, classification="internal")
-    idle = peak(made, name, "nothing", plain)
+    with client(made, made.admin()) as vault:
+        pushing = peak(vault, name, "push", plain)
+    with client(made, made.token("job", "inference")) as vault:
+        loading = peak(vault, name, "load", plain) - peak(vault, name, "nothing", plain)
     report(
         "peak memory of push to S3",
         "1024 MiB",
-        ours=peak(made, name, "push", plain),
+        ours=pushing,
         other=192 * MIB,
         other_name="192 MiB, the whole process",
         unit="bytes",
@@ -208,7 +184,7 @@ def memory_case(made: Stack, folder: Path) -> None:
     report(
         "peak memory of load from S3",
         "1024 MiB",
-        ours=peak(made, name, "load", plain) - idle,
+        ours=loading,
         other=GIB * 1.02 + 64 * MIB,
         other_name="1.02 x plaintext + 64 MiB, above an idle session",
         unit="bytes",

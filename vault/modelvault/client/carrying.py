@@ -8,16 +8,13 @@ broken, or of an import that is gone, is no error: the copy just begins anew.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
-import threading
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from modelvault import canonical
-from modelvault.client.lines import lock_file, read_lines
+from modelvault.client.lines import LineFile, lock_file, read_lines
 from modelvault.copies import HandedOver, Importing
 
 
@@ -66,13 +63,11 @@ Line = Opened | Handed | Begun | Sending | Sent | Finished
 _LINE = msgspec.json.Decoder(Line)
 
 
-class Carrying:
-    """One copy's file. Threads may write to it at once; other processes can't."""
+class Carrying(LineFile):
+    """One copy's file."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
-        self._path = path
-        self._descriptor = descriptor
-        self._lock = threading.Lock()
+        super().__init__(path, descriptor)
         self._lines: list[Line] = read_lines(descriptor, _LINE)
 
     @property
@@ -89,9 +84,8 @@ class Carrying:
 
     def start(self, importing: Importing) -> None:
         """Begin anew, for this import."""
-        with self._lock:
-            self._lines = []
-            os.ftruncate(self._descriptor, 0)
+        self._lines = []
+        self.empty()
         self.write(Opened(importing))
 
     def finished(self, path: str) -> tuple[str, str] | None:
@@ -122,25 +116,6 @@ class Carrying:
         seeds = (secrets.token_hex(16), secrets.token_hex(16))
         self.write(Begun(path, seeds))
         return FileTrail(self, path, seeds, None, frozenset())
-
-    def write(self, line: Line) -> None:
-        """Add a line. A disk that takes no more is no reason to stop the copy."""
-        data = msgspec.json.encode(line) + b"\n"
-        with self._lock, suppress(OSError):
-            os.write(self._descriptor, data)
-
-    def remove(self) -> None:
-        """The copy is over. Idempotent."""
-        with suppress(OSError):
-            self._path.unlink()
-        self.close()
-
-    def close(self) -> None:
-        """Leave it for the next copy. Idempotent."""
-        with self._lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-            self._descriptor = -1
 
 
 class FileTrail:

@@ -9,17 +9,15 @@ of an upload that is gone is no error: the push just begins anew.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from modelvault import canonical
-from modelvault.client.lines import lock_file, read_lines
+from modelvault.client.lines import LineFile, lock_file, read_lines
 from modelvault.client.scan import Found
 from modelvault.manifest import TensorEntry
 from modelvault.reference import Reference
@@ -92,13 +90,11 @@ def state_of(found: Found) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-class Journal:
-    """One push's file. Threads may write to it at once; other processes can't."""
+class Journal(LineFile):
+    """One push's file."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
-        self._path = path
-        self._descriptor = descriptor
-        self._lock = threading.Lock()
+        super().__init__(path, descriptor)
         lines: list[Line] = read_lines(descriptor, _LINE)
         first = lines[0] if lines else None
         self.upload = first.upload if isinstance(first, Opened) else None  # the one to go on with
@@ -109,9 +105,8 @@ class Journal:
 
     def start(self, upload: Upload) -> None:
         """Begin anew, for this upload."""
-        with self._lock:
-            self._by_path = {}
-            os.ftruncate(self._descriptor, 0)
+        self._by_path = {}
+        self.empty()
         self.write(Opened(upload.id))
 
     def finished(self, found: Found) -> Finished | None:
@@ -158,27 +153,8 @@ class Journal:
         seeds = (secrets.token_hex(16), secrets.token_hex(16))
         return FileTrail(self, found, seeds, None, None, {}, {})
 
-    def write(self, line: Line) -> None:
-        """Add a line. A disk that takes no more is no reason to stop the push."""
-        data = msgspec.json.encode(line) + b"\n"
-        with self._lock, suppress(OSError):
-            os.write(self._descriptor, data)
-
     def _of(self, found: Found) -> list[FileLine]:
         return self._by_path.get(found.path, [])
-
-    def remove(self) -> None:
-        """The push is over. Idempotent."""
-        with suppress(OSError):
-            self._path.unlink()
-        self.close()
-
-    def close(self) -> None:
-        """Leave it for the next push. Idempotent."""
-        with self._lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-            self._descriptor = -1
 
 
 class FileTrail:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +14,39 @@ import msgspec
 T = TypeVar("T")
 
 MAX_BYTES = 256 << 20
+
+
+class LineFile:
+    """A locked file of `lock_file`'s. Threads may write to it at once; other processes can't."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    def empty(self) -> None:
+        """Forget all lines."""
+        with self._lock:
+            os.ftruncate(self._descriptor, 0)
+
+    def write(self, line: msgspec.Struct) -> None:
+        """Add a line. A disk that takes no more is no reason to stop what is written down here."""
+        data = msgspec.json.encode(line) + b"\n"
+        with self._lock, suppress(OSError):
+            os.write(self._descriptor, data)
+
+    def remove(self) -> None:
+        """What it is about is over. Idempotent."""
+        with suppress(OSError):
+            self._path.unlink()
+        self.close()
+
+    def close(self) -> None:
+        """Leave it for the next process. Idempotent."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def lock_file(path: Path) -> int | None:
