@@ -138,7 +138,7 @@ def _tell(found: Inspection) -> None:
     if shards > 1:
         talk(f"{shards} safetensors shards")
     if found.skipped:
-        talk(f"left out, since their names begin with a dot: {', '.join(found.skipped)}")
+        talk(f"left out, hidden or caches by their names: {', '.join(found.skipped)}")
     for path in found.pickles:
         talk(f"warning: {path} is a pickle: loading it can run code; policies may refuse it")
 
