@@ -14,14 +14,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from modelvault import wiring
 from modelvault.adapters.objects_http import HttpPlaces
 from modelvault.client.context import Context
 from modelvault.client.load import take
 from modelvault.client.session import Session
 from modelvault.errors import Unavailable
-from modelvault.policy.bundle import Bundle
 from modelvault.reference import Reference
+from support.changed_policy import changed_policy
 from support.servers.stack import Stack
 from support.servers.toxiproxy import TOXICS
 
@@ -194,23 +193,22 @@ def load_and_renew(vault: Session, name: str) -> None:
         granted.wipe()
 
 
-def short_leases(vault: Session, revision: str) -> str:
-    """The policy with leases of two seconds and a minute's grace, in force."""
-    now = wiring.policy_of(vault.policy(revision))
+@pytest.fixture
+def short_leases(stack: Stack, vault: Session) -> Iterator[None]:
+    """Leases of two seconds, and a minute's grace."""
     internal = {"limits": {"max_ttl_s": 2, "max_total_s": 3600, "grace_s": 60}}
-    data = {**now.data, "classifications": {**now.data["classifications"], "internal": internal}}
-    changed = Bundle(modules=now.modules, data=data)
-    short = vault.keep_policy(wiring.policy_document(changed))
-    vault.enforce_policy(short)
-    return short
+
+    def change(data: dict[str, Any]) -> None:
+        data["classifications"]["internal"] = internal
+
+    with changed_policy(stack, vault, change):
+        yield
 
 
 def test_all_down_for_longer_than_a_lease(
-    stack: Stack, vault: Session, pushed: str, large: Path
+    stack: Stack, vault: Session, pushed: str, large: Path, short_leases: None
 ) -> None:
     """A job inside its grace goes on answering, and its lease goes on afterwards."""
-    first = stack.founded.policy_revision
-    short_leases(vault, first)
     ended: list[str] = []
     job = stack.connect(stack.token("job", "inference"))
     model = job.load(pushed, purpose="inference", on_revoked=ended.append)
@@ -237,7 +235,6 @@ def test_all_down_for_longer_than_a_lease(
     finally:
         model.close()
         job.close()
-        vault.enforce_policy(first)
 
 
 def back(vault: Session) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from modelvault import wiring
 from modelvault.adapters.objects_http import HttpPlaces
 from modelvault.client.session import Session
 from modelvault.errors import AccessDenied, AuthenticationError, Unavailable
-from modelvault.policy.bundle import Bundle
+from support.changed_policy import changed_policy
 from support.servers.stack import Stack
 
 TTL_S = 3
@@ -26,14 +25,12 @@ SIZE = 300_000
 @pytest.fixture
 def short_leases(stack: Stack, admin: Session) -> Iterator[None]:
     """Leases of three seconds, and links that end with them; a minute's grace."""
-    before = stack.founded.policy_revision
-    shipped = wiring.policy_of(admin.policy(before))
-    data = copy.deepcopy(shipped.data)
-    data["classifications"]["internal"]["limits"] |= {"max_ttl_s": TTL_S, "grace_s": 60}
-    changed = Bundle(modules=shipped.modules, data=data)
-    admin.enforce_policy(admin.keep_policy(wiring.policy_document(changed)))
-    yield
-    admin.enforce_policy(before)
+
+    def change(data: dict[str, Any]) -> None:
+        data["classifications"]["internal"]["limits"] |= {"max_ttl_s": TTL_S, "grace_s": 60}
+
+    with changed_policy(stack, admin, change):
+        yield
 
 
 @pytest.fixture

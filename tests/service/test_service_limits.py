@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from modelvault import wiring
 from modelvault.clock import from_text
 from modelvault.errors import AccessDenied
-from modelvault.policy.bundle import Bundle
+from support.changed_policy import changed_policy
 
 TTL_S = 3
 HOLDER = """
@@ -29,15 +28,13 @@ time.sleep(600)
 @pytest.fixture
 def one_slot(stack, admin) -> Iterator[None]:
     """A policy of one lease at a time: for inference by a short one, for evaluation by a long."""
-    before = stack.founded.policy_revision
-    shipped = wiring.policy_of(admin.policy(before))
-    data = copy.deepcopy(shipped.data)
-    data["roles"]["inference"]["limits"] = {"max_concurrent_leases": 1, "max_ttl_s": TTL_S}
-    data["roles"]["researcher"]["limits"] = {"max_concurrent_leases": 1}
-    changed = Bundle(modules=shipped.modules, data=data)
-    admin.enforce_policy(admin.keep_policy(wiring.policy_document(changed)))
-    yield
-    admin.enforce_policy(before)
+
+    def change(data: dict[str, Any]) -> None:
+        data["roles"]["inference"]["limits"] = {"max_concurrent_leases": 1, "max_ttl_s": TTL_S}
+        data["roles"]["researcher"]["limits"] = {"max_concurrent_leases": 1}
+
+    with changed_policy(stack, admin, change):
+        yield
 
 
 @pytest.fixture

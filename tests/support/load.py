@@ -13,10 +13,10 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from modelvault import wiring
 from modelvault.client.session import Session
 from modelvault.errors import ModelVaultError, Unavailable
 from support.asker import Asker
+from support.changed_policy import changed_policy
 from support.servers.stack import Stack
 
 ACCOUNT = "vllm"
@@ -27,21 +27,14 @@ PATIENCE_S = 120.0
 def pods_may_load(admin: Session, stack: Stack) -> Iterator[None]:
     """A policy with a grant for the pods of one service account; what was in force before, is
     afterwards."""
-    before = stack.founded.policy_revision
-    bundle = wiring.policy_of(admin.policy(before))
-    bundle.data["grants"].append(
-        {
-            "role": "inference",
-            "groups": [f"pods:serviceaccount:serving:{ACCOUNT}"],
-            "tenants": ["*"],
-            "models": ["*"],
-        }
-    )
-    admin.enforce_policy(admin.keep_policy(wiring.policy_document(bundle)))
-    try:
+    granted = {
+        "role": "inference",
+        "groups": [f"pods:serviceaccount:serving:{ACCOUNT}"],
+        "tenants": ["*"],
+        "models": ["*"],
+    }
+    with changed_policy(stack, admin, lambda data: data["grants"].append(granted)):
         yield
-    finally:
-        admin.enforce_policy(before)
 
 
 @dataclass
