@@ -8,6 +8,7 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	"$$p" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$p"; break; }; done)
 
 VENV := .venv
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= 2
@@ -15,13 +16,15 @@ FUZZ_SECONDS ?= 60
 LOAD_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stack stack stack-servers servers install test lint bench load docs docs-write fuzz clean
+.PHONY: help demo demo-stack stack stack-servers servers install engines vllm test lint bench load docs docs-write fuzz clean
 
 help:
 	@echo "make demo    see the whole of it on a real model (installs what it needs into .venv)"
 	@echo "make stack   a whole served vault on loopback, to try things on; Ctrl-C ends it"
 	@echo "make demo-stack  the demo through such a vault"
 	@echo "make test    all tests, with branch coverage"
+	@echo "make engines  torch, transformers, onnxruntime, ... for the tests that need them (6 GB)"
+	@echo "make vllm    vLLM on a CPU, in .venv-vllm, for its tests (6 GB)"
 	@echo "make lint    ruff, mypy, import layers"
 	@echo "make bench   the numbers of README.md, one JSON line each"
 	@echo "make load    a thousand pods, then everything at once for LOAD_SECONDS=$(LOAD_SECONDS)"
@@ -46,6 +49,10 @@ servers: install
 	@servers/build.sh
 
 install: $(VENV)/.dev $(VENV)/.project
+
+engines: $(VENV)/.engines $(VENV)/.project
+
+vllm: $(VLLM)/.project
 
 test: install
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term \
@@ -76,7 +83,7 @@ fuzz: install
 		PYTHONPATH=tests $(BIN)/python "$$target" -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
 clean:
-	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) $(VLLM) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
 		.hypothesis .import_linter_cache
 	find . -name __pycache__ -o -name '*.egg-info' | xargs rm -rf
 
@@ -101,6 +108,25 @@ $(VENV)/.dev: requirements/dev.lock | $(VENV)/.made
 	@echo "installing requirements/dev.lock"
 	@$(PIP) install --quiet --require-hashes --no-deps -r requirements/dev.lock
 	@touch $@ $(VENV)/.demo
+
+# All of dev.lock is in it, in the same versions.
+$(VENV)/.engines: requirements/engines.lock | $(VENV)/.made
+	@echo "installing requirements/engines.lock: several GB"
+	@$(PIP) install --quiet --require-hashes --no-deps -r requirements/engines.lock
+	@touch $@ $(VENV)/.dev $(VENV)/.demo
+
+# vLLM pins most of what it uses, so it has an environment of its own.
+$(VLLM)/.vllm: requirements/vllm.lock | $(VENV)/.made
+	@echo "installing requirements/vllm.lock into $(VLLM): several GB"
+	@test -x $(VLLM)/bin/python || "$(PYTHON)" -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes \
+		--no-deps -r requirements/vllm.lock
+	@touch $@
+
+$(VLLM)/.project: pyproject.toml | $(VLLM)/.vllm
+	@$(VLLM)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps \
+		--no-build-isolation --editable .
+	@touch $@
 
 # An editable install: it changes when pyproject.toml does, not with the code.
 $(VENV)/.project: pyproject.toml | $(VENV)/.demo

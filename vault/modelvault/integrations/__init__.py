@@ -1,0 +1,1 @@
+"""Doors for frameworks: each speaks one framework's language and opens a session of its own."""

@@ -1,0 +1,1 @@
+"""`modelvault run`: a command gets a model as a folder in memory, while its lease lives."""
