@@ -30,11 +30,11 @@ def recognisers() -> list[Path]:
 
 
 def tiny_llama(folder: Path, *, shard: str = "5GB") -> Path:
-    """A random Llama of some 100 KB, with a tokenizer; many shards where `shard` is small."""
+    """A random Llama of some 800 KB, with a tokenizer; many shards where `shard` is small."""
     transformers, torch = need("transformers"), need("torch")
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
     )  # fmt: skip
     model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
