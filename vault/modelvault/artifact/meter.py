@@ -15,15 +15,15 @@ from modelvault.clock import steady_ns
 from modelvault.ports.objects import ObjectReader
 
 # A lease is asked for, its documents are verified and its keys opened, ciphertext is read, compared
-# with its signed digests, decrypted.
-Phase = Literal["lease", "verify", "read", "check", "decrypt"]
+# with its signed digests, written to a cache, decrypted.
+Phase = Literal["lease", "verify", "read", "check", "keep", "decrypt"]
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
     """`seconds` by phase, summed over threads: with four of them, four seconds pass in one.
 
-    `read_bytes` are of ciphertext, by source (`folder`, `object_store`); `decrypted_bytes` of
-    plaintext. What is read again counts again.
+    `read_bytes` are of ciphertext, by source (`folder`, `object_store`, `cache`);
+    `decrypted_bytes` of plaintext. What is read again counts again.
     """
 
     seconds: dict[str, float]

@@ -18,7 +18,7 @@ from modelvault.crypto import derive, floe
 from modelvault.crypto.secret import Secret
 from modelvault.errors import IntegrityError, InvalidRequest, NotFound
 from modelvault.manifest import FileEntry
-from modelvault.ports.objects import ObjectReader
+from modelvault.ports.objects import Kept, ObjectReader
 
 # Neighbours in a block go to one thread: two threads that fault in one huge page both zero it.
 _BLOCK_BYTES = 8 << 20
@@ -60,9 +60,11 @@ class FileReader:
         digest_alg: str,
         threads: int,
         meter: Meter | None = None,
+        kept: Kept | None = None,
     ) -> None:
         """Take over `key`, the FileKey: `wipe` wipes it. A large range is read by `threads`;
-        `meter` is told what checking and decrypting cost."""
+        `meter` is told what checking and decrypting cost. Where `store` is a cache before the real
+        one, `kept` is it again: what it had wrong is read once more, what is right it may keep."""
         self.size = entry.size
         self._store = store
         self._entry = entry
@@ -72,6 +74,7 @@ class FileReader:
         self._threads = max(1, threads)
         self._geometry = floe.Geometry(entry.segment_length)
         self._meter = meter or Meter()
+        self._kept = kept
         self._lock = threading.Lock()
         self._opened: tuple[floe.Decryptor, bytes] | None = None
 
@@ -99,11 +102,14 @@ class FileReader:
                 size = sum(length for _, length in places)
                 stream = self._store.stream(self._entry.object, places[0][0], size)
                 with stream as read, Laps(self._meter) as laps:
-                    for position, (_, length) in zip(positions, places, strict=True):
+                    for position, (at, length) in zip(positions, places, strict=True):
                         segment = self._read_segment(read, length)
                         laps.start()
-                        self._check(segment, leaf_list, position)
+                        self._check(segment, leaf_list, position, at)
                         laps.spent("check")
+                        if self._kept is not None:
+                            self._kept.keep(self._entry.object, at, segment)
+                            laps.spent("keep")
                         self._decrypt(decryptor, position, segment, offset, buffer)
                         laps.spent("decrypt")
                         laps.decrypted(length - floe.OVERHEAD)
@@ -136,9 +142,23 @@ class FileReader:
         read(segment)
         return segment
 
-    def _check(self, segment: memoryview, leaf_list: bytes, position: int) -> None:
+    def _check(self, segment: memoryview, leaf_list: bytes, position: int, at: int) -> None:
         """Raises IntegrityError (`altered`) unless it is what the signed manifest stands for."""
-        leaves.check_leaf(self._leaf(segment), leaf_list, position + 1, self._entry.path)
+
+        def check() -> None:
+            leaves.check_leaf(self._leaf(segment), leaf_list, position + 1, self._entry.path)
+
+        self._twice(check, self._entry.object, at, segment)
+
+    def _twice(self, check: Callable[[], None], name: str, at: int, buffer: memoryview) -> None:
+        """Check what was read into `buffer`; where a cache had it wrong, the store is asked."""
+        try:
+            check()
+        except IntegrityError:
+            if self._kept is None or not self._kept.distrust(name, at):
+                raise
+            self._store.read_into(name, at, buffer)
+            check()
 
     def _decrypt(
         self,
@@ -178,15 +198,26 @@ class FileReader:
         self._check_size(entry.object, self._geometry.ciphertext_size(entry.size))
         self._check_size(entry.leaves, leaves.list_size(self._geometry, entry.size))
         leaf_list = bytearray(leaves.list_size(self._geometry, entry.size))
-        self._store.read_into(entry.leaves, 0, memoryview(leaf_list))
-        leaves.check(self._digest_alg, leaf_list, entry)
+        view = memoryview(leaf_list)
+        self._store.read_into(entry.leaves, 0, view)
+        self._twice(lambda: leaves.check(self._digest_alg, leaf_list, entry), entry.leaves, 0, view)
+        if self._kept is not None:
+            self._kept.keep(entry.leaves, 0, view)
         return bytes(leaf_list)
 
     def _read_header(self, leaf_list: bytes) -> floe.Decryptor:
         entry = self._entry
         header = bytearray(floe.HEADER_BYTES)
-        self._store.read_into(entry.object, 0, memoryview(header))
-        leaves.check_leaf(self._leaf(header), leaf_list, 0, entry.path)
+        view = memoryview(header)
+        self._store.read_into(entry.object, 0, view)
+        self._twice(
+            lambda: leaves.check_leaf(self._leaf(header), leaf_list, 0, entry.path),
+            entry.object,
+            0,
+            view,
+        )
+        if self._kept is not None:
+            self._kept.keep(entry.object, 0, view)
         aad = derive.file_aad(entry.artifact, entry.path)
         return floe.Decryptor(self._key, aad, self._geometry, header)
 

@@ -46,7 +46,9 @@ class Grant:
         meter: Meter,
     ) -> None:
         self._context = context
-        self._store = Metered(store, context.places.source, meter)
+        far = Metered(store, context.places.source, meter)
+        self._cached = None if context.cache is None else context.cache.over(far, files, meter)
+        self._store = self._cached or far
         self.meter = meter
         self._action = action
         self._keys = keys
@@ -81,6 +83,7 @@ class Grant:
             self.manifest.digest_alg,
             self._context.threads,
             self.meter,
+            self._cached,
         )
 
     def check(self, obligations: Obligations) -> None:

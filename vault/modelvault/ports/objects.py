@@ -56,6 +56,26 @@ class ObjectReader(Protocol):
         ...
 
 
+class Kept(Protocol):
+    """What a cache that stands between a reader and a store is told of the bytes it gave.
+
+    Any number of threads at once. Neither method raises: a cache that fails is only slow.
+    """
+
+    def keep(self, name: str, offset: int, buffer: memoryview) -> None:
+        """These bytes, read from there just now, are the right ones. Not kept beyond the call."""
+        ...
+
+    def distrust(self, name: str, offset: int) -> bool:
+        """What was read from there isn't what it should be. Whether it came from the cache, which
+        holds it no longer: then reading it again asks the store."""
+        ...
+
+
+class CachedReader(ObjectReader, Kept, Protocol):
+    """A reader that reads what it can from nearer than the store."""
+
+
 @contextmanager
 def piecewise(
     store: ObjectReader, name: str, offset: int
