@@ -13,7 +13,7 @@ import mmap
 import os
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from modelvault.errors import Conflict, Unavailable
@@ -78,6 +78,26 @@ class Region:
         self._memory: _Memory | None = _map(max(size, 1))
         self._memory.holder = holder
         self._alive = weakref.ref(self._memory)
+
+    @property
+    def grain(self) -> int:
+        """See `source.Memory`: what is edited needs no neighbours."""
+        return 1
+
+    def fill(self, begin: int, end: int, read: Callable[[memoryview], None]) -> None:
+        """Have `read` write the bytes `begin` to `end`; they are wiped if it raises."""
+        filled = False
+        try:
+            with self.writable(begin, end) as buffer:
+                read(buffer)
+            filled = True
+        finally:
+            if not filled:
+                self.wipe(begin, end)
+
+    def editable(self, begin: int, end: int) -> memoryview:
+        """As `view`, but it may be written to, which every other view of this region shows."""
+        return self.writable(begin, end)
 
     def writable(self, begin: int, end: int) -> memoryview:
         """The bytes `begin` to `end`, to be written. What was taken this way is wiped."""

@@ -15,10 +15,10 @@ from modelvault.loader.memory import check_fits
 from modelvault.loader.metrics import Stats
 from modelvault.loader.opened import opened
 from modelvault.loader.ramdir import RamFolder
-from modelvault.loader.resident import Resident, load_all
+from modelvault.loader.resident import Resident, load_all, private
 from modelvault.loader.screen import Screen
 from modelvault.loader.shards import Shards
-from modelvault.loader.source import Fits, Gate, Guard, Readers
+from modelvault.loader.source import Fits, Gate, Guard, Memories, Readers
 from modelvault.manifest import Manifest
 from modelvault.reference import Reference
 from modelvault.weights.safetensors import TensorInfo
@@ -51,9 +51,10 @@ class Model:
         *,
         stats: Callable[[], Stats],
         fits: Fits = check_fits,
+        memories: Memories = private,
     ) -> None:
         """`paths` are the granted ones; `on_close` is called once, after the memory is gone;
-        `stats` tells what is known of the lease and the reads."""
+        `stats` tells of the lease and the reads; `memories` gives what files are decrypted to."""
         self.manifest = manifest
         self.obligations = obligations
         self.closed = False
@@ -62,7 +63,7 @@ class Model:
         self._on_close = on_close
         self._stats = stats
         self._residents = {
-            entry.path: Resident(entry, readers, self._gate, fits, holder=self)
+            entry.path: Resident(entry, readers, self._gate, fits, self, memories)
             for entry in manifest.files
             if entry.path in set(paths)
         }
@@ -164,6 +165,14 @@ class Model:
             for resident in new:
                 self._folder.add(resident.path, resident.size, resident.fill)
             return self._folder.root
+
+    def check(self) -> None:
+        """Raise what an access would: AccessDenied once the lease is over, Conflict (`closed`)."""
+        self._gate.check()
+
+    def lend(self, path: str) -> Resident:
+        """A file's memory, to share it with other processes (`sharing`)."""
+        return self._cleared(path)
 
     def close(self) -> None:
         """Wipe and unmap all, remove the folder, end the lease. Doing it twice is fine.

@@ -7,17 +7,23 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from modelvault.artifact.parallel import run_blocks
 from modelvault.crypto.floe import Geometry
 from modelvault.errors import Conflict, ModelVaultError
 from modelvault.loader.memory import Region
-from modelvault.loader.source import Fits, Gate, Reader, Readers
+from modelvault.loader.source import Fits, Gate, Memories, Memory, Reader, Readers
 from modelvault.manifest import FileEntry
 
 # How much is decrypted between two looks at the gate: a revocation or Ctrl-C waits no longer.
 STRIDE = 256 << 20
 _SMALL = 8 << 20  # a file below this is too short for its reader's threads: several go at once
+
+
+def private(entry: FileEntry, holder: object) -> Region:
+    """Memory of this process alone, for one file."""
+    return Region(entry.size, holder)
 
 
 class Resident:
@@ -34,8 +40,9 @@ class Resident:
         gate: Gate,
         fits: Fits,
         holder: object = None,
+        memories: Memories = private,
     ) -> None:
-        """`holder` is kept alive by every view of the file."""
+        """`holder` is kept alive by every view of the file; `memories` gives the memory for it."""
         self.entry = entry
         self._holder = holder
         self._open_reader = open_reader
@@ -43,7 +50,8 @@ class Resident:
         self._fits = fits
         self._payload = Geometry(entry.segment_length).payload
         self._reader: Reader | None = None
-        self._region: Region | None = None
+        self._memories = memories
+        self._region: Memory | None = None
         self._present = self._nothing()  # one byte for each segment
         self._lock = threading.RLock()
 
@@ -73,13 +81,41 @@ class Resident:
             return region.view(begin, end)
 
     def shared(self, begin: int, end: int) -> memoryview:
-        """As `view`, but writable: for frameworks that know no read-only tensor."""
-        with self._filled(begin, end) as region:
-            return region.writable(begin, end)
+        """As `view`, but writable: for frameworks that know no read-only tensor. Another process
+        that has the same memory never sees what is written.
+        """
+        with self._lock:
+            self._gate.check()
+            grain = self._mapped().grain
+        low, high = begin - begin % grain, min(-(-end // grain) * grain, self.size)
+        with self._filled(low, high) as region:
+            return region.editable(begin, end)
 
     def load(self) -> None:
         """Decrypt all that isn't decrypted yet. Errors as `view`."""
-        self._fill(0, self.size)
+        self.need(0, self.size)
+
+    def need(self, begin: int, end: int) -> None:
+        """Decrypt what isn't decrypted yet of bytes `begin` to `end`. Errors as `view`."""
+        self._fill(begin, end)
+
+    def move(self, memories: Memories) -> Memory:
+        """Live in memory that `memories` gives from now on; what is decrypted is copied there.
+
+        Views taken before stay on the memory they were taken of. Doing it twice moves once.
+        Raises what `memories` does, AccessDenied and Conflict by the gate.
+        """
+        with self._lock:
+            self._gate.check()
+            if self._memories is not memories:
+                before, moved = self._region, memories(self.entry, self._holder)
+                if before is not None:
+                    for begin, end in self._filled_runs():
+                        with before.view(begin, end) as view:
+                            moved.fill(begin, end, partial(_copy, view))
+                    before.abandon()
+                self._memories, self._region = memories, moved
+            return self._mapped()
 
     def copy(self, begin: int, end: int) -> bytes:
         """Bytes `begin` to `end` as an object of their own, for small things."""
@@ -132,7 +168,7 @@ class Resident:
         return self._region is not None and self._region.alive
 
     @contextmanager
-    def _filled(self, begin: int, end: int) -> Iterator[Region]:
+    def _filled(self, begin: int, end: int) -> Iterator[Memory]:
         """The region, under the lock, with these bytes in it."""
         while True:
             self._fill(begin, end)
@@ -156,15 +192,7 @@ class Resident:
                     self._decrypt(*gap)
 
     def _decrypt(self, begin: int, end: int) -> None:
-        region = self._mapped()
-        filled = False
-        try:
-            with region.writable(begin, end) as buffer:
-                self._read(begin, buffer)
-            filled = True
-        finally:
-            if not filled:
-                region.wipe(begin, end)
+        self._mapped().fill(begin, end, partial(self._read, begin))
         first, last = begin // self._payload, self._segments(end)
         self._present[first:last] = b"\1" * (last - first)
 
@@ -192,6 +220,14 @@ class Resident:
             yield position * self._payload, min(stop * self._payload, self.size)
             position = stop
 
+    def _filled_runs(self) -> Iterator[tuple[int, int]]:
+        """Ranges of whole segments that are decrypted, in order."""
+        position = 0
+        for begin, end in [*self._gaps(0, self.size), (self.size, self.size)]:
+            if position < begin:
+                yield position, begin
+            position = end
+
     def _nothing(self) -> bytearray:
         return bytearray(self._segments(self.size))
 
@@ -208,10 +244,14 @@ class Resident:
             begin, stop = stop, stop + stride
         yield begin, end
 
-    def _mapped(self) -> Region:
+    def _mapped(self) -> Memory:
         if self._region is None:
-            self._region = Region(self.size, self._holder)
+            self._region = self._memories(self.entry, self._holder)
         return self._region
+
+
+def _copy(source: memoryview, buffer: memoryview) -> None:
+    buffer[:] = source
 
 
 def _clear_frames(error: BaseException | None) -> None:

@@ -32,7 +32,45 @@ class Guard(Protocol):
         ...
 
 
+class Memory(Protocol):
+    """Where one file's plaintext lives: `memory.Region`, or memory that processes share.
+
+    Threads may take views at once; one fills at a time. Places are bytes of the file.
+    """
+
+    @property
+    def grain(self) -> int:
+        """Bytes from multiple to multiple of this that `editable` touches must be filled before."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether the memory is still there."""
+        ...
+
+    def fill(self, begin: int, end: int, read: Callable[[memoryview], None]) -> None:
+        """Have these bytes in it, as `read` writes them; after an error they are zeros."""
+        ...
+
+    def view(self, begin: int, end: int) -> memoryview:
+        """These bytes, read-only and not copied. Keeps the memory alive."""
+        ...
+
+    def editable(self, begin: int, end: int) -> memoryview:
+        """As `view`, but it may be written to: no other process sees the change."""
+        ...
+
+    def close(self) -> None:
+        """Wipe and unmap, or raise Conflict (`views_alive`). Doing it twice is fine."""
+        ...
+
+    def abandon(self) -> None:
+        """Let go: it goes now, or with its last view."""
+        ...
+
+
 Readers = Callable[[FileEntry], Reader]
+Memories = Callable[[FileEntry, object], Memory]
 Fits = Callable[[int], None]
 
 
