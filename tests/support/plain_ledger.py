@@ -205,6 +205,20 @@ class PlainLedger:
             self._log(state, entry)
             return state.uploads[upload]
 
+    def join(
+        self, upload: str, recipient: str, most: int, expires_at: int, entry: Entry
+    ) -> UploadRow:
+        self.prolong(upload, expires_at)
+        with self._change() as state:
+            row = state.uploads[upload]
+            known = recipient in row.recipients
+            if not known and len(row.recipients) >= most:
+                raise Conflict("too_many_ranks", "too many")
+            joined = row.recipient if known else f"{row.recipient} {recipient}"
+            state.uploads[upload] = but(row, recipient=joined)
+            self._log(state, entry)
+            return state.uploads[upload]
+
     def publish(
         self,
         upload: str,

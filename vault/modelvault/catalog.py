@@ -72,7 +72,8 @@ class UploadRow(msgspec.Struct, frozen=True, kw_only=True):
     """A version that was opened and isn't published: who may go on, with what, until when.
 
     `paths` and `sizes` are what was declared, in order; `recipient` is the SHA-256 of the key the
-    FileKeys were sealed to. `base` is the version whose files it may name as unchanged.
+    FileKeys were sealed to, and behind it, with spaces between, those of the keys that joined.
+    `base` is the version whose files it may name as unchanged.
     """
 
     id: str
@@ -87,6 +88,11 @@ class UploadRow(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int
     state: Literal["open", "published", "aborted"] = "open"
     base: int | None = None
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """The hashes of all keys that the upload's keys, or some of them, were sealed to."""
+        return tuple(self.recipient.split(" "))
 
 
 class LeaseRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from modelvault.manifest import (
 from modelvault.record import SignedVersion
 
 ContentTag = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Paths = Annotated[tuple[str, ...], Meta(min_length=1)]
 
 MAX_PARTS = 10_000  # S3's limit of one multipart upload
 
@@ -38,22 +39,27 @@ class DeclaredFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: Count
 
 
-class PushAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PushAsk(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """A request to make a new version: `reference` is a bare model name, or `name:tag`.
 
     A tag is only checked here, so that a refusal comes before the upload and not after it; it is
-    moved by the steward's `tag` once the version stands.
+    moved by the steward's `tag` once the version stands. `keys` are the paths whose keys are
+    wanted, where others write the rest (`ResumeAsk`); None for all.
     """
 
     reference: str
     files: tuple[DeclaredFile, ...]
     nonce: Nonce
     recipient: Recipient
+    # Left out where it is None: so a broker from before it was known takes all other asks.
+    keys: Paths | None = None
 
 
 class Upload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An opened version. `sealed` is HPKE over the 32-byte FileKeys, in the order of the ask's
-    files, and behind them the content keys in the same order.
+    files, or of its `keys` where it names some, and behind them the content keys in the same order.
 
     `candidates` are the paths that may be unchanged: the same identity has pushed them before, with
     the same size.
@@ -89,11 +95,17 @@ class Compared(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     files: tuple[FileEntry, ...]
 
 
-class ResumeAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A request to go on with an upload whose process died: its FileKeys for a new recipient."""
+class ResumeAsk(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
+    """A request to go on with an upload whose process died: its FileKeys for a new recipient.
+
+    With `keys`, to join one that goes on: the keys of these paths alone, for one more recipient.
+    """
 
     nonce: Nonce
     recipient: Recipient
+    keys: Paths | None = None
 
 
 class PutAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

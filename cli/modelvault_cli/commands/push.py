@@ -12,7 +12,7 @@ from modelvault_cli.commands import arguments, plan
 from modelvault_cli.frame import TYPED_PATH, Globals, command, pass_globals
 
 if TYPE_CHECKING:
-    from modelvault.client.push import Inspection, Pushed
+    from modelvault.client.publishing import Inspection, Pushed
     from modelvault.client.session import Session
     from modelvault.manifest import Provenance
     from modelvault_cli.documents import Push

@@ -85,6 +85,27 @@ class TestOpenUploads:
             with refused(scene.ledger, NotFound, "no_upload"):
                 scene.ledger.prolong(upload.id, scene.now + HOUR)
 
+    def test_keys_join(self, scene: Scene) -> None:
+        upload = scene.begin()
+        joined = scene.ledger.join(upload.id, "two", 3, scene.now + 2 * HOUR, entry())
+        assert joined == scene.ledger.upload(upload.id)
+        assert joined.recipients == (upload.recipient, "two")
+        assert joined.expires_at == scene.now + 2 * HOUR
+        scene.ledger.join(upload.id, "three", 3, scene.now + 1, entry())
+        scene.ledger.join(upload.id, "two", 3, scene.now + 1, entry())  # it is there already
+        with refused(scene.ledger, Conflict, "too_many_ranks"):
+            scene.ledger.join(upload.id, "four", 3, scene.now + 1, entry())
+        stands = scene.ledger.upload(upload.id)
+        assert stands.recipients == (upload.recipient, "two", "three")
+        assert stands.expires_at == scene.now + 2 * HOUR
+
+    def test_no_key_joins_a_dead_one(self, scene: Scene) -> None:
+        expired, aborted = scene.begin(expires_at=scene.now - 1), scene.begin()
+        scene.ledger.abort(aborted.id)
+        for upload in (expired, aborted):
+            with refused(scene.ledger, NotFound, "no_upload"):
+                scene.ledger.join(upload.id, "two", 3, scene.now + HOUR, entry())
+
     def test_abort_closes_for_good(self, scene: Scene) -> None:
         upload = scene.begin()
         row, head = scene.next_version(upload)

@@ -62,13 +62,16 @@ class Gate:
         self._issuer_keys = issuer_keys
         self._throttle = throttle
 
-    def authenticate(self, caller: Caller, action: str, key_hash: str | None) -> Who:
+    def authenticate(
+        self, caller: Caller, action: str, key_hash: str | tuple[str, ...] | None
+    ) -> Who:
         """The caller, by its token, at the ledger's time.
 
-        `key_hash` is that of the recipient key that the request names, or None: only for that key
-        is a key-bound token good. Raises AuthenticationError, and AccessDenied (`revoked`) for a
-        principal that may do nothing any more; both once they are in the audit log. Unavailable
-        (`rate_limited`) for one request too many, of which only the metrics tell.
+        `key_hash` is that of the recipient key that the request names, those that it may be, or
+        None: for no other key is a key-bound token good. Raises AuthenticationError, and
+        AccessDenied (`revoked`) for a principal that may do nothing any more; both once they are in
+        the audit log. Unavailable (`rate_limited`) for one request too many, of which only the
+        metrics tell.
         """
         now = self._ledger.now()
         self._throttle.check_address(caller.source_ip, now)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from modelvault.access import Caller
-from modelvault.broker.asked import entry
+from modelvault.broker.asked import Authorised, entry
 from modelvault.broker.comparing import Comparer
 from modelvault.broker.contentkey import content_key
 from modelvault.broker.gate import Gate
-from modelvault.broker.opened import answer, check_open, check_push, own_upload
+from modelvault.broker.opened import answer, check_open, check_push, own_upload, wanted
 from modelvault.broker.parts import Parts
 from modelvault.broker.renewal import Renewer
 from modelvault.broker.sealing import check_recipient
@@ -51,31 +51,35 @@ class Linker:
         self._urls = urls
 
     def resume(self, caller: Caller, upload: str, ask: ResumeAsk) -> Upload:
-        """The same keys for a new recipient, once the policy has allowed the push anew."""
+        """The same keys for a new recipient, once the policy has allowed the push anew.
+
+        With `ask.keys` the recipient joins those that there are, and gets the keys of these paths.
+        """
         hashed = key_hash(ask.recipient.suite, ask.recipient.public_key)
         who, row = own_upload(self._parts, self._gate, caller, "push", upload, hashed)
         check_push(row)
         check_open(row, who)
         check_recipient(ask.recipient)
+        wanted(ask, row.paths)
         model = self._gate.records.model(Reference(row.tenant, row.model))
         asked = self._gate.authorise(who, "push", model.resource(row.paths, sum(row.sizes)))
-        until = who.now + self._parts.terms.upload_ttl_s * 1000
-        told = entry(asked, "allowed", upload=row.id, step="resume")
-        resumed = self._parts.ledger.resume(row.id, hashed, until, told)
+        resumed = self._resumed(asked, row, ask, hashed)
         candidates = self._comparer.candidates(who, model, row)
         with (
             unwrapped(self._parts, row.tenant, row.model, [row.artifact]) as deks,
             content_key(self._parts, row.tenant, row.model) as content,
         ):
-            return answer(
-                self._parts,
-                resumed,
-                deks[row.artifact],
-                content,
-                candidates,
-                ask.recipient,
-                ask.nonce,
-            )
+            return answer(self._parts, resumed, deks[row.artifact], content, candidates, ask)
+
+    def _resumed(self, asked: Authorised, row: UploadRow, ask: ResumeAsk, hashed: str) -> UploadRow:
+        """The upload with its new recipient in the place of the old one, or beside it."""
+        ledger = self._parts.ledger
+        until = asked.now + self._parts.terms.upload_ttl_s * 1000
+        if ask.keys is None:
+            told = entry(asked, "allowed", upload=row.id, step="resume")
+            return ledger.resume(row.id, hashed, until, told)
+        told = entry(asked, "allowed", upload=row.id, step="join", files=len(ask.keys))
+        return ledger.join(row.id, hashed, self._parts.terms.max_ranks, until, told)
 
     def put_links(self, caller: Caller, upload: str, ask: PutAsk) -> Putting:
         """Links to put one object of an open upload."""

@@ -11,9 +11,8 @@ from modelvault.broker.sealing import seal_push_keys
 from modelvault.catalog import UploadRow
 from modelvault.clock import to_text
 from modelvault.crypto.secret import Secret
-from modelvault.errors import Conflict, NotFound
-from modelvault.lease import Recipient
-from modelvault.upload import Upload
+from modelvault.errors import Conflict, InvalidRequest, NotFound
+from modelvault.upload import PushAsk, ResumeAsk, Upload
 
 # An import's row says so where an upload's names the hash of its pusher's key: no token is bound to
 # such a key, and what was begun as one is never ended as the other.
@@ -37,11 +36,11 @@ def own_upload(
 ) -> tuple[Who, UploadRow]:
     """The caller, and the upload that it opened.
 
-    A key-bound token must be bound to the upload's recipient key, or to `key_hash` where a request
-    names another. Raises NotFound (`no_upload`), also for somebody else's.
+    A key-bound token must be bound to one of the upload's recipient keys, or to `key_hash` where a
+    request names another. Raises NotFound (`no_upload`), also for somebody else's.
     """
     row = _upload(parts, upload)
-    bound = key_hash or (None if row is None else row.recipient)
+    bound = key_hash or (None if row is None else row.recipients)
     who = gate.authenticate(caller, action, bound)
     if row is None or row.subject != who.principal.id:
         raise NotFound(
@@ -62,16 +61,32 @@ def check_open(row: UploadRow, who: Who) -> None:
         )
 
 
+def wanted(ask: PushAsk | ResumeAsk, paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Which of an upload's paths an ask wants the keys of, in the order of their keys.
+
+    Raises InvalidRequest (`not_as_declared`).
+    """
+    if ask.keys is None:
+        return paths
+    if len(set(ask.keys)) != len(ask.keys) or not set(paths).issuperset(ask.keys):
+        raise InvalidRequest(
+            "not_as_declared",
+            "keys are wanted of a file that wasn't declared, or of one twice",
+            "name files of this upload, each once",
+        )
+    return ask.keys
+
+
 def answer(
     parts: Parts,
     row: UploadRow,
     dek: Secret,
     content: Secret,
     candidates: tuple[str, ...],
-    recipient: Recipient,
-    nonce: bytes,
+    ask: PushAsk | ResumeAsk,
 ) -> Upload:
-    """What the one who opened it gets: the keys of all its paths, for this recipient."""
+    """What the asker gets: the keys of the paths that it wants, for its recipient."""
+    paths = wanted(ask, row.paths)
     info = binding.info(
         "push",
         parts.vault,
@@ -81,9 +96,9 @@ def answer(
         0,
         None,
         "push",
-        row.paths,
-        recipient,
-        nonce,
+        paths,
+        ask.recipient,
+        ask.nonce,
     )
     return Upload(
         id=row.id,
@@ -93,7 +108,7 @@ def answer(
         segment_length=parts.segment_length,
         digest_alg=parts.digest_alg,
         expires_at=to_text(row.expires_at),
-        sealed=seal_push_keys(row.artifact, row.paths, dek, content, recipient, info),
+        sealed=seal_push_keys(row.artifact, paths, dek, content, ask.recipient, info),
         candidates=candidates,
     )
 

@@ -14,7 +14,7 @@ from modelvault.broker.contentkey import content_key, ensure_content_key
 from modelvault.broker.draft import check_declared, check_draft
 from modelvault.broker.gate import Gate
 from modelvault.broker.keycopy import deposit
-from modelvault.broker.opened import answer, check_open, check_push, own_upload
+from modelvault.broker.opened import answer, check_open, check_push, own_upload, wanted
 from modelvault.broker.parts import Parts
 from modelvault.broker.sealing import check_recipient
 from modelvault.broker.uploaded import check_uploaded
@@ -53,6 +53,7 @@ class Publisher:
         check_recipient(ask.recipient)
         model = self._gate.records.model(reference)
         paths = tuple(file.path for file in ask.files)
+        wanted(ask, paths)
         sizes = tuple(file.size for file in ask.files)
         asked = self._gate.authorise(who, "push", model.resource(paths, sum(sizes)))
         if reference.tag is not None:  # a refusal should come before the upload, not after it
@@ -146,7 +147,7 @@ class Publisher:
                 parts.ledger.begin(row, key, parts.terms.max_open_uploads, told)
             except AccessDenied as stopped:
                 raise self._gate.limited(asked, stopped) from None
-            return answer(parts, row, dek, content, candidates, ask.recipient, ask.nonce)
+            return answer(parts, row, dek, content, candidates, ask)
         finally:
             dek.wipe()
 

@@ -14,6 +14,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
     `carried_ttl_s` is how long an import may take whose keys and files are carried by hand.
     `default_ttl_s` is the longest that one grant or renewal lasts; a policy can only shorten it.
+    `max_ranks` is how many recipient keys one upload can have: processes that write one version.
     `sampled_segments` bounds how many encrypted segments one commit reads back, and
     `sampled_per_file` how many of one file.
     """
@@ -25,6 +26,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     default_ttl_s: int = 15 * 60
     max_open_uploads: int = 16
     max_files: int = MAX_FILES
+    max_ranks: int = 4096
     max_labels: int = 64
     max_tensors: int = 100_000
     max_page: int = 1000

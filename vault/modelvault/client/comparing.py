@@ -9,10 +9,9 @@ import msgspec
 from modelvault.artifact.buffers import Buffers
 from modelvault.artifact.content import Tagger
 from modelvault.artifact.parallel import run_blocks
+from modelvault.client.content import Content
 from modelvault.client.context import Context
 from modelvault.client.journal import Journal
-from modelvault.client.scan import Found
-from modelvault.client.source import Source
 from modelvault.client.upload import describe
 from modelvault.crypto.floe import Geometry
 from modelvault.crypto.secret import Secret
@@ -26,7 +25,7 @@ _BLOCK = 8  # segments that a thread takes at a time
 class Same(msgspec.Struct, frozen=True):
     """A file that needs no upload: its tag, and the earlier entry that the version will name."""
 
-    found: Found
+    found: Content
     file: TaggedFile
     entry: FileEntry
 
@@ -41,8 +40,8 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 def candidates(
-    upload: Upload, files: Sequence[Found], journal: Journal | None
-) -> tuple[Found, ...]:
+    upload: Upload, files: Sequence[Content], journal: Journal | None
+) -> tuple[Content, ...]:
     """The files that are worth comparing: all that the broker names, but those that an earlier run
     of this push found changed and began to put."""
     named = set(upload.candidates)
@@ -58,7 +57,7 @@ def compare(
     key_hash: str,
     upload: Upload,
     keys: Mapping[str, Secret],
-    files: Sequence[Found],
+    files: Sequence[Content],
     progress: Callable[[int], None],
     journal: Journal | None,
 ) -> tuple[Same, ...]:
@@ -70,7 +69,7 @@ def compare(
     if not files:
         return ()
     geometry = Geometry(upload.segment_length)
-    tagged: dict[str, tuple[Found, TaggedFile]] = {}
+    tagged: dict[str, tuple[Content, TaggedFile]] = {}
     for found in files:
         tag = None if journal is None else journal.tagged(found)
         if tag is None:
@@ -103,7 +102,7 @@ def keep(same: Sequence[Same], public_metadata: bool) -> tuple[Kept, ...]:
     """
     kept = []
     for each in sorted(same, key=lambda one: one.file.path):
-        with Source(each.found) as source:
+        with each.found.open() as source:
             kind, tensors = describe(each.found, source, public_metadata)
             source.check()
         kept.append(Kept(each.file, each.entry, kind, tensors))
@@ -111,7 +110,7 @@ def keep(same: Sequence[Same], public_metadata: bool) -> tuple[Kept, ...]:
 
 
 def _read(
-    found: Found,
+    found: Content,
     alg: str,
     key: Secret,
     geometry: Geometry,
@@ -121,7 +120,7 @@ def _read(
     """The file's content tag, its blocks read and hashed by several threads."""
     tagger = Tagger(alg, key, geometry, found.size)
     buffers = Buffers(min(found.size, geometry.payload))
-    with Source(found) as source:
+    with found.open() as source:
 
         def work(start: int, stop: int) -> None:
             for position in range(start, stop):

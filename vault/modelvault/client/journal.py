@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 
 from modelvault import canonical
+from modelvault.client.content import Content
 from modelvault.client.lines import LineFile, lock_file, read_lines
-from modelvault.client.scan import Found
 from modelvault.manifest import TensorEntry
 from modelvault.reference import Reference
 from modelvault.upload import DraftFile, Upload
@@ -81,15 +81,6 @@ Line = Opened | FileLine
 _LINE = msgspec.json.Decoder(Line)
 
 
-def state_of(found: Found) -> tuple[int, ...]:
-    """What must be the same for a file to be the same: the change time too, which nobody can set
-    back. Otherwise a version could be put together from two states of one file."""
-    identity = found.identity
-    return (
-        identity.device, identity.inode, identity.size, identity.modified_ns, found.changed_ns,
-    )  # fmt: skip
-
-
 class Journal(LineFile):
     """One push's file."""
 
@@ -109,28 +100,28 @@ class Journal(LineFile):
         self.empty()
         self.write(Opened(upload.id))
 
-    def finished(self, found: Found) -> Finished | None:
+    def finished(self, found: Content) -> Finished | None:
         """The file, if an earlier run has put all of it and nobody has touched it since."""
         mine = self._of(found)
         last = mine[-1] if mine else None
-        same = isinstance(last, Finished) and last.state == state_of(found)
+        same = isinstance(last, Finished) and last.state == found.state
         return last if same and isinstance(last, Finished) else None
 
-    def begun(self, found: Found) -> bool:
+    def begun(self, found: Content) -> bool:
         """Whether an earlier run began to put the file: it was changed, and needs no comparing."""
         return any(isinstance(each, Begun | Finished) for each in self._of(found))
 
-    def tagged(self, found: Found) -> bytes | None:
+    def tagged(self, found: Content) -> bytes | None:
         """The file's content tag, if an earlier run has made it and nobody has touched it since."""
         tagged = [each for each in self._of(found) if isinstance(each, Tagged)]
-        same = bool(tagged) and tagged[-1].state == state_of(found)
+        same = bool(tagged) and tagged[-1].state == found.state
         return tagged[-1].content if same else None
 
-    def tag(self, found: Found, content: bytes) -> None:
+    def tag(self, found: Content, content: bytes) -> None:
         """A file was read to be compared."""
-        self.write(Tagged(found.path, state_of(found), content))
+        self.write(Tagged(found.path, found.state, content))
 
-    def trail(self, found: Found) -> FileTrail:
+    def trail(self, found: Content) -> FileTrail:
         """Where the encryption of a file goes on, or begins."""
         begun: Begun | None = None
         transfer: str | None = None
@@ -144,16 +135,16 @@ class Journal(LineFile):
             elif isinstance(line, Leaves):
                 leaves |= _pieces(line.start, line.leaves)
                 contents |= _pieces(line.start, line.contents)
-        if begun is None or begun.state != state_of(found) or transfer is None:
+        if begun is None or begun.state != found.state or transfer is None:
             return self.fresh(found)
         return FileTrail(self, found, begun.seeds, begun.header, transfer, leaves, contents)
 
-    def fresh(self, found: Found) -> FileTrail:
+    def fresh(self, found: Content) -> FileTrail:
         """Begin a file's encryption, under names of its own."""
         seeds = (secrets.token_hex(16), secrets.token_hex(16))
         return FileTrail(self, found, seeds, None, None, {}, {})
 
-    def _of(self, found: Found) -> list[FileLine]:
+    def _of(self, found: Content) -> list[FileLine]:
         return self._by_path.get(found.path, [])
 
 
@@ -163,7 +154,7 @@ class FileTrail:
     def __init__(
         self,
         journal: Journal,
-        found: Found,
+        found: Content,
         seeds: tuple[str, str],
         header: bytes | None,
         transfer: str | None,
@@ -184,7 +175,7 @@ class FileTrail:
         """See Trail."""
         if self.header is None:
             self.header = header
-            state = state_of(self._found)
+            state = self._found.state
             self._journal.write(Begun(self._found.path, state, self.seeds, header))
 
     def leaf(self, position: int, leaf: bytes, content: bytes) -> None:
@@ -211,21 +202,22 @@ class FileTrail:
 
     def finished(self, file: DraftFile, format: str, tensors: tuple[TensorEntry, ...]) -> None:
         """The file lies in the store whole."""
-        state = state_of(self._found)
+        state = self._found.state
         self._journal.write(Finished(self._found.path, state, file, format, tensors))
 
 
 def open_journal(
-    folder: Path | None, vault: str, reference: Reference, files: Sequence[Found]
+    folder: Path | None, vault: str, reference: Reference, files: Sequence[Content]
 ) -> Journal | None:
     """The journal of a push of these files to this model, locked; None where there can't be one: no
-    folder, one that can't be written, or another process that pushes just this."""
-    if folder is None:
+    folder, one that can't be written, another process that pushes just this, or contents that no
+    other process will find again."""
+    if folder is None or not all(found.state for found in files):
         return None
     name = {
         "vault": vault,
         "model": f"{reference.tenant}/{reference.model}",
-        "files": [[found.path, str(found.source), found.size] for found in files],
+        "files": [[found.path, found.place, found.size] for found in files],
     }
     path = folder / (hashlib.sha256(canonical.dumps(name)).hexdigest()[:32] + ".journal")
     descriptor = lock_file(path)

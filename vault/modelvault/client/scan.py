@@ -18,39 +18,11 @@ from pathlib import Path
 
 import msgspec
 
+from modelvault.client.source import Found, Identity
 from modelvault.errors import InvalidRequest
 from modelvault.manifest import MAX_FILES, check_paths
 
 _MAX_DEPTH = 64
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """Which file it was, and in what state, when it was looked at: if any of it differs later,
-    somebody has touched the file."""
-
-    device: int
-    inode: int
-    size: int
-    modified_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Identity:
-        """From a stat of the open file or of its path."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-class Found(msgspec.Struct, frozen=True):
-    """A file to push: `path` as the manifest will name it, `source` with all links resolved."""
-
-    path: str
-    source: Path
-    identity: Identity
-    changed_ns: int = 0
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.identity.size
 
 
 class Scan(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from modelvault.client.copied import PURPOSE
 from modelvault.client.load import OnRevoked
 from modelvault.client.local import Local
 from modelvault.client.progress import Progress
-from modelvault.client.push import Inspection, Pushed
+from modelvault.client.publishing import Claims, Inspection, Pushed
 from modelvault.client.scan import scan
 from modelvault.copies import Importing
 from modelvault.errors import Conflict, InvalidRequest
@@ -92,13 +92,17 @@ class Session(Administration, Between):
         be pushed, Conflict (`file_changed`) when a file changes meanwhile, NotFound (`no_model`)
         before the model was made by `create`.
         """
+        scanned = scan(path, follow_links=follow_links)
         return pushing.push(
             self._context,
-            scan(path, follow_links=follow_links),
+            scanned.files,
             Reference.parse(reference),
-            labels=labels or {},
-            provenance=provenance or Provenance(),
-            public_metadata=public_metadata,
+            claims=Claims(
+                labels=labels or {},
+                provenance=provenance or Provenance(),
+                public_metadata=public_metadata,
+            ),
+            skipped=scanned.skipped,
             upload_all=upload_all,
             progress=progress,
         )

@@ -1,15 +1,64 @@
-"""A plaintext file while it is being pushed: notices when somebody changes it."""
+"""A plaintext file on a disk that is pushed: notices when somebody changes it."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 from zipfile import BadZipFile, ZipFile
 
-from modelvault.client.scan import Found, Identity
+import msgspec
+
 from modelvault.errors import Conflict, InvalidRequest
 from modelvault.weights.sniff import SNIFF_BYTES, sniff, sniff_zip
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Which file it was, and in what state, when it was looked at: if any of it differs later,
+    somebody has touched the file."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        """From a stat of the open file or of its path."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A file to push: `path` as the manifest will name it, `source` with all links resolved."""
+
+    path: str
+    source: Path
+    identity: Identity
+    changed_ns: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.identity.size
+
+    @property
+    def place(self) -> str:
+        """Where it lies."""
+        return str(self.source)
+
+    @property
+    def state(self) -> tuple[int, ...]:
+        """What must be the same for a file to be the same: the change time too, which nobody can
+        set back. Otherwise a version could be put together from two states of one file."""
+        identity = self.identity
+        return (
+            identity.device, identity.inode, identity.size, identity.modified_ns, self.changed_ns,
+        )  # fmt: skip
+
+    def open(self) -> Source:
+        """See Content."""
+        return Source(self)
 
 
 class Source:

@@ -11,10 +11,9 @@ from contextlib import suppress
 import msgspec
 
 from modelvault.artifact.writer import encrypt_file
+from modelvault.client.content import Content, Reading
 from modelvault.client.journal import FileTrail, Journal
 from modelvault.client.keys import PushKeys
-from modelvault.client.scan import Found
-from modelvault.client.source import Source
 from modelvault.crypto import derive
 from modelvault.crypto.floe import Geometry
 from modelvault.errors import ModelVaultError, NotFound, Unavailable
@@ -75,7 +74,7 @@ class Uploader:
         self._names: list[str] = []
         self._stop = threading.Event()
 
-    def send(self, files: Sequence[Found]) -> tuple[Sent, ...]:
+    def send(self, files: Sequence[Content]) -> tuple[Sent, ...]:
         """Each file, in the order given. On any failure, Ctrl-C too, nothing stays in the store;
         with a journal what is there stays for the next push.
 
@@ -102,7 +101,7 @@ class Uploader:
             for name in self._names:
                 self._store.delete(name)
 
-    def _send_together(self, files: Sequence[Found]) -> dict[str, Sent]:
+    def _send_together(self, files: Sequence[Content]) -> dict[str, Sent]:
         with ThreadPoolExecutor(SMALL_AT_ONCE, "modelvault-push") as pool:
             try:
                 return dict(zip([f.path for f in files], pool.map(self._send, files), strict=True))
@@ -111,7 +110,7 @@ class Uploader:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _send(self, found: Found) -> Sent:
+    def _send(self, found: Content) -> Sent:
         if self._journal is None:
             return self._put(found, (self._new_name(), self._new_name()), self._store, None)
         done = self._journal.finished(found)
@@ -125,7 +124,7 @@ class Uploader:
                 raise
         return self._go_on(found, self._journal.fresh(found))
 
-    def _go_on(self, found: Found, trail: FileTrail) -> Sent:
+    def _go_on(self, found: Content, trail: FileTrail) -> Sent:
         """Put what is missing of a file, and write down how far that got."""
         payload = self._geometry.payload
         self._progress(sum(min(payload, found.size - at * payload) for at in trail.leaves))
@@ -135,10 +134,10 @@ class Uploader:
         return sent
 
     def _put(
-        self, found: Found, names: tuple[str, str], store: ObjectWriter, trail: FileTrail | None
+        self, found: Content, names: tuple[str, str], store: ObjectWriter, trail: FileTrail | None
     ) -> Sent:
         self._names.extend(names)
-        with Source(found) as source:
+        with found.open() as source:
             encrypted = encrypt_file(
                 self._reader(source),
                 found.size,
@@ -167,7 +166,7 @@ class Uploader:
     def _new_name(self) -> str:
         return self._store.name(secrets.token_hex(16))
 
-    def _reader(self, source: Source) -> Callable[[int, memoryview], None]:
+    def _reader(self, source: Reading) -> Callable[[int, memoryview], None]:
         def read_into(offset: int, buffer: memoryview) -> None:
             if self._stop.is_set():
                 raise Unavailable("push_stopped", "the push was given up", "push again")
@@ -177,7 +176,7 @@ class Uploader:
 
 
 def describe(
-    found: Found, source: Source, public_metadata: bool
+    found: Content, source: Reading, public_metadata: bool
 ) -> tuple[str, tuple[TensorEntry, ...]]:
     """What a file is, and, where they are to be public, its tensors."""
     kind = source.format()

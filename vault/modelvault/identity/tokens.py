@@ -45,12 +45,12 @@ def verify(
     now: int,
     *,
     vault: str,
-    key_hash: str | None = None,
+    key_hash: str | tuple[str, ...] | None = None,
 ) -> Principal:
     """Who the token proves. `now` is in ms; `vault` is the vault's id.
 
-    `key_hash` is that of the recipient key which the request names (`binding.key_hash`), or None
-    where it names none: only then are key-bound tokens of any use, and for that key alone.
+    `key_hash` is that of the recipient key which the request names (`binding.key_hash`), or those
+    that it may be bound to, or None where it names none: a key-bound token is good for no other.
 
     Raises AuthenticationError: `token_too_large`, `malformed_token`, `forbidden_header`,
     `wrong_type`, `unsigned_token`, `unknown_issuer`, `wrong_algorithm`, `unknown_signing_key`,
@@ -73,8 +73,8 @@ def verify(
         instance=fields.get(issuer.instance) if issuer.instance else None,
         groups=claims.groups(payload, fields, issuer),
         claims=_other_claims(payload, issuer),
-        bound_by="key" if bound else "bearer",
-        key_hash=key_hash if bound else None,
+        bound_by="bearer" if bound is None else "key",
+        key_hash=bound,
         issued_at=issued_at,
         expires_at=expires_at,
     )
@@ -203,18 +203,19 @@ def _check_times(payload: dict[str, Any], issuer: Issuer, now: int) -> tuple[int
 
 
 def _check_audience(
-    payload: dict[str, Any], issuer: Issuer, vault: str, key_hash: str | None
-) -> bool:
-    """Whether the token is bound to the request's key; False for a bearer token."""
+    payload: dict[str, Any], issuer: Issuer, vault: str, key_hash: str | tuple[str, ...] | None
+) -> str | None:
+    """The hash of the request's key that the token is bound to; None for a bearer token."""
     audience = _claim(payload, "aud")
     if isinstance(audience, list) and len(audience) == 1:
         audience = audience[0]  # Kubernetes writes one audience as a list (RFC 7519, 4.1.3)
     ours = binding.plain_audience(vault)
     plain = issuer.audience or ours
     if audience == plain:
-        return False
-    if key_hash is not None and audience == binding.bound_audience(vault, key_hash):
-        return True
+        return None
+    for named in (key_hash,) if isinstance(key_hash, str) else key_hash or ():
+        if audience == binding.bound_audience(vault, named):
+            return named
     if isinstance(audience, str) and audience.startswith(ours + ":"):
         raise AuthenticationError(
             "bound_to_other_key",

@@ -81,6 +81,10 @@ class Broker(Protocol):
     def resume(self, caller: Caller, upload: str, ask: ResumeAsk) -> Upload:
         """Go on with an open upload: the same artifact and FileKeys, sealed to a new recipient.
 
+        With `ask.keys` the recipient joins those that there are, and gets the keys of these paths
+        alone: so many processes write one version, and the one that opened it commits. Raises
+        then InvalidRequest (`not_as_declared`), Conflict (`too_many_ranks`).
+
         Only the principal that opened it may, and only while the policy allows the push. Raises
         NotFound (`no_upload`: also expired or given up), Conflict (`upload_closed`: published).
         """

@@ -67,6 +67,14 @@ class CatalogLedger(Protocol):
         unless it is open and unexpired."""
         ...
 
+    def join(
+        self, upload: str, recipient: str, most: int, expires_at: int, entry: Entry
+    ) -> UploadRow:
+        """Another recipient key joins those that an open upload has; never shortens. NotFound
+        (`no_upload`) unless it is open and unexpired; Conflict (`too_many_ranks`) when it has
+        `most` keys already."""
+        ...
+
     def publish(
         self,
         upload: str,

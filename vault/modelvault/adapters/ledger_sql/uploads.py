@@ -65,6 +65,25 @@ class Uploads(Room):
             write.append(entry)
         return msgspec.structs.replace(row, recipient=recipient, expires_at=until)
 
+    def join(
+        self, upload: str, recipient: str, most: int, expires_at: int, entry: Entry
+    ) -> UploadRow:
+        """Raises NotFound (`no_upload`), Conflict (`too_many_ranks`)."""
+        with self._database.write() as write:
+            row = rows.upload_row(_open(write, upload))
+            known = recipient in row.recipients  # the same ask again
+            if not known and len(row.recipients) >= most:
+                raise too_many_ranks(most)
+            joined = row.recipient if known else f"{row.recipient} {recipient}"
+            until = max(row.expires_at, expires_at)
+            write.run(
+                update(uploads)
+                .where(uploads.c.id == upload)
+                .values(recipient=joined, expires_at=until)
+            )
+            write.append(entry)
+        return msgspec.structs.replace(row, recipient=joined, expires_at=until)
+
     def abort(self, upload: str) -> None:
         """Raises Conflict (`upload_closed`)."""
         with self._database.write() as write:
@@ -101,6 +120,15 @@ class Uploads(Room):
 def no_upload(upload: str) -> NotFound:
     """There is no such upload, or it isn't this caller's or open any more."""
     return NotFound("no_upload", f"there is no open upload {upload}", "start the push again")
+
+
+def too_many_ranks(most: int) -> Conflict:
+    """No further key can join an upload."""
+    return Conflict(
+        "too_many_ranks",
+        f"{most} keys have this upload's keys already",
+        "let fewer processes write the version",
+    )
 
 
 def upload_closed(upload: str, state: str) -> Conflict:
