@@ -1,4 +1,8 @@
-"""Keeps pickles from a job whose policy doesn't allow them: by what they are, not by name."""
+"""What is looked at in a file before a job gets it.
+
+Pickles are kept from a job whose policy doesn't allow them: by what they are, not by name. An ONNX
+model that names files outside of its folder is kept from everybody: the engine would open them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections.abc import Collection
 from modelvault.errors import AccessDenied
 from modelvault.loader.opened import opened
 from modelvault.loader.resident import Resident
-from modelvault.weights import sniff
+from modelvault.weights import onnx, sniff
 
 
 class Screen:
@@ -22,8 +26,17 @@ class Screen:
         self._cleared: set[str] = set()
 
     def check(self, resident: Resident) -> None:
-        """Raises AccessDenied (`pickle_refused`), or what reading the file's beginning raises."""
-        if self._allowed or resident.path in self._cleared:
+        """Raises AccessDenied (`pickle_refused`), IntegrityError (`bad_onnx`), or what reading the
+        file raises."""
+        if resident.path in self._cleared:
+            return
+        self._check_pickle(resident)
+        if resident.path.lower().endswith(onnx.SUFFIX):
+            onnx.externals(resident.copy, resident.size, resident.path)
+        self._cleared.add(resident.path)
+
+    def _check_pickle(self, resident: Resident) -> None:
+        if self._allowed:
             return
         if resident.path in self._hinted or sniff.is_pickle(_format(resident)):
             raise AccessDenied(
@@ -34,7 +47,6 @@ class Screen:
                 file=resident.path,
                 reasons=["pickle_refused"],
             )
-        self._cleared.add(resident.path)
 
 
 def _format(resident: Resident) -> str:

@@ -1,5 +1,5 @@
-"""Which tensors a version's safetensors files hold, and where: headers and indices are read here,
-`weights` decides what they mean.
+"""Which tensors a version's safetensors and GGUF files hold, and where: headers and indices are
+read here, `weights` decides what they mean.
 """
 
 from __future__ import annotations
@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from modelvault.artifact.parallel import run_blocks
-from modelvault.errors import IntegrityError, NotFound
+from modelvault.errors import IntegrityError, InvalidRequest, NotFound
 from modelvault.loader.resident import Resident
-from modelvault.weights import index, safetensors
+from modelvault.weights import gguf, index, safetensors
 from modelvault.weights.index import Located
 from modelvault.weights.safetensors import TensorInfo
 
-ENDING = ".safetensors"
+ENDINGS = (".safetensors", ".gguf")
 _READERS = 8  # headers read at once: enough to hide a store's latency
 
 
@@ -28,18 +28,19 @@ class Shards:
     ) -> None:
         """`version` are all its paths, `granted` those that may be read, through `resident`."""
         self._version = version
-        self._files = tuple(path for path in granted if path.endswith(ENDING))
+        self._files = next(filter(None, (_ending(granted, ending) for ending in ENDINGS)), ())
         self._indices = tuple(path for path in granted if path.endswith(index.SUFFIX))
         self._resident = resident
         self._parsed: dict[str, tuple[TensorInfo, ...]] = {}
         self._weights: dict[str, dict[str, str]] | None = None
 
     def choose(self, paths: Sequence[str]) -> tuple[str, ...]:
-        """`paths`, or all safetensors files when none is named. NotFound (`no_tensors`)."""
+        """`paths`, or, when none is named, all safetensors files; where there are none, all GGUF
+        files. NotFound (`no_tensors`)."""
         if not paths and not self._files:
             raise NotFound(
                 "no_tensors",
-                "none of the granted files is a .safetensors file",
+                "none of the granted files is a .safetensors or .gguf file",
                 "use read_bytes(), open() or path() for other formats",
             )
         return tuple(dict.fromkeys(paths)) or self._files
@@ -47,12 +48,14 @@ class Shards:
     def locate(self, paths: Sequence[str]) -> dict[str, Located]:
         """{name: (path, tensor)} of the named files, or of all of them and their indices.
 
-        Raises IntegrityError naming the file: `bad_safetensors`, `bad_index`, `missing_shard`,
-        `duplicate_tensor`, `misplaced_tensor`; AccessDenied when an index needs a file that
-        wasn't granted.
+        Raises IntegrityError naming the file: `bad_safetensors`, `bad_gguf`, `bad_index`,
+        `missing_shard`, `duplicate_tensor`, `misplaced_tensor`; InvalidRequest
+        (`unsupported_gguf`); AccessDenied when an index needs a file that wasn't granted.
         """
         weights = {} if paths else self._read_indices()
         chosen = self.choose(paths)
+        if not paths:
+            index.check_splits(chosen, self._version)
         for needed in {shard for places in weights.values() for shard in places.values()}:
             if needed not in chosen:
                 self._resident(needed)  # says that it wasn't granted
@@ -101,12 +104,18 @@ class Shards:
             resident = self._resident(path)
             try:
                 self._parsed[path] = _parse(resident)
-            except IntegrityError as refused:
+            except (IntegrityError, InvalidRequest) as refused:
                 raise resident.named(refused) from None
         return self._parsed[path]
 
 
 def _parse(resident: Resident) -> tuple[TensorInfo, ...]:
     head = resident.copy(0, min(safetensors.LENGTH_BYTES, resident.size))
+    if head.startswith(gguf.MAGIC):  # no length of a safetensors header looks like this
+        return gguf.parse(resident.copy, resident.size).tensors
     size = safetensors.header_size(head, resident.size)
     return safetensors.parse(resident.copy(0, size), resident.size)
+
+
+def _ending(paths: Sequence[str], ending: str) -> tuple[str, ...]:
+    return tuple(path for path in paths if path.lower().endswith(ending))

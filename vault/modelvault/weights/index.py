@@ -1,8 +1,10 @@
-"""Sharded safetensors: which file holds which tensor (`*.safetensors.index.json`). No I/O."""
+"""Weights in several files: which of them holds which tensor (`*.safetensors.index.json`), and
+which belong together by their names (GGUF). No I/O."""
 
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 from modelvault import canonical
@@ -11,6 +13,7 @@ from modelvault.weights.safetensors import TensorInfo
 
 SUFFIX = ".safetensors.index.json"
 MAX_BYTES = 100_000_000
+_SPLIT = re.compile(r"(.+-)(\d{5})-of-(\d{5})(\.gguf)")  # as llama.cpp names them
 
 Located = tuple[str, TensorInfo]
 
@@ -37,14 +40,20 @@ def check(path: str, weights: Mapping[str, str], files: Collection[str]) -> None
 
     Raises IntegrityError (`missing_shard`).
     """
-    missing = sorted(set(weights.values()) - set(files))
-    if missing:
-        raise IntegrityError(
-            "missing_shard",
-            f"{path}: it names {missing[0]!r}, which this version doesn't hold"
-            + (f" ({len(missing)} such files)" if len(missing) > 1 else ""),
-            "push the folder again with all its shards",
-        )
+    _check_held(path, set(weights.values()), files)
+
+
+def check_splits(paths: Collection[str], files: Collection[str]) -> None:
+    """That, of each GGUF file among `paths` that is one of several, the others are in `files` too.
+
+    Raises IntegrityError (`missing_shard`).
+    """
+    for path in paths:
+        parts = _SPLIT.fullmatch(path)
+        if parts is not None:
+            first, _, count, ending = parts.groups()
+            split = {f"{first}{at:05}-of-{count}{ending}" for at in range(1, int(count) + 1)}
+            _check_held(path, split, files)
 
 
 def merge(tensors: Mapping[str, Sequence[TensorInfo]]) -> dict[str, Located]:
@@ -79,6 +88,17 @@ def check_places(path: str, weights: Mapping[str, str], merged: Mapping[str, Loc
                 f"{path}: it says that {name!r} is in {shard}; it is {where}",
                 "push the folder again with an index that fits its shards",
             )
+
+
+def _check_held(path: str, wanted: Collection[str], files: Collection[str]) -> None:
+    missing = sorted(set(wanted) - set(files))
+    if missing:
+        raise IntegrityError(
+            "missing_shard",
+            f"{path}: it names {missing[0]!r}, which this version doesn't hold"
+            + (f" ({len(missing)} such files)" if len(missing) > 1 else ""),
+            "push the folder again with all its shards",
+        )
 
 
 def _shard(path: str, shard: object) -> str:

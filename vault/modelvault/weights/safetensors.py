@@ -107,20 +107,20 @@ def _tensor(name: str, value: object, start: int) -> TensorInfo:
     try:
         row = msgspec.convert(value, _Row, strict=True)
     except msgspec.ValidationError as refused:
-        raise _lie(f"tensor {_short(name)}: {_plain(str(refused))}") from None
+        raise _lie(f"tensor {short(name)}: {_plain(str(refused))}") from None
     bits = BITS.get(row.dtype)
     if bits is None:
-        raise _lie(f"tensor {_short(name)}: no dtype {row.dtype!r}")
+        raise _lie(f"tensor {short(name)}: no dtype {row.dtype!r}")
     # Zeros are left out, so that [0, 2^53, 2^53] can't hide a shape no array library takes.
     if prod(extent or 1 for extent in row.shape) * bits > _MAX_BITS:
-        raise _lie(f"tensor {_short(name)}: a shape beyond any memory")
+        raise _lie(f"tensor {short(name)}: a shape beyond any memory")
     wanted, rest = divmod(prod(row.shape) * bits, 8)
     begin, end = row.data_offsets
     if rest:
-        raise _lie(f"tensor {_short(name)}: it ends within a byte")
+        raise _lie(f"tensor {short(name)}: it ends within a byte")
     if end - begin != wanted:
         raise _lie(
-            f"tensor {_short(name)}: {row.dtype} {list(row.shape)} takes {wanted} bytes, "
+            f"tensor {short(name)}: {row.dtype} {list(row.shape)} takes {wanted} bytes, "
             f"its offsets {begin} to {end} hold {end - begin}"
         )
     return TensorInfo(name, row.dtype, row.shape, start + begin, start + end)
@@ -131,9 +131,9 @@ def _check_cover(tensors: list[TensorInfo], start: int, file_size: int) -> None:
     for tensor in tensors:
         if tensor.begin != position:
             fault = "overlaps the one before" if tensor.begin < position else "leaves a hole before"
-            raise _lie(f"tensor {_short(tensor.name)} {fault}, at byte {tensor.begin - start}")
+            raise _lie(f"tensor {short(tensor.name)} {fault}, at byte {tensor.begin - start}")
         if tensor.end > file_size:
-            raise _lie(f"tensor {_short(tensor.name)} ends behind the file's end")
+            raise _lie(f"tensor {short(tensor.name)} ends behind the file's end")
         position = tensor.end
     if position != file_size:
         raise _lie(f"{file_size - position:,} bytes behind the last tensor")
@@ -144,7 +144,8 @@ def _plain(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text[:300])
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A name as messages show it: quoted, and not at any length."""
     return repr(name if len(name) <= 80 else name[:80] + "...")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from modelvault.errors import InvalidRequest
+from modelvault.weights.gguf import in_bytes
 from modelvault.weights.safetensors import TensorInfo
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -30,14 +31,15 @@ def check(tensors: Iterable[TensorInfo]) -> None:
     Raises InvalidRequest: `missing_extra` (ml_dtypes isn't installed), `unsupported_dtype`.
     """
     for tensor in tensors:
-        _dtype(tensor)
+        _dtype(in_bytes(tensor))
 
 
 def view(tensor: TensorInfo, memory: memoryview) -> Array:
     """A read-only array over `memory`, the tensor's bytes; nothing is copied.
 
-    Errors as `check`.
+    A tensor in one of ggml's quantised types is shown as rows of uint8. Errors as `check`.
     """
+    tensor = in_bytes(tensor)
     dtype = _dtype(tensor)
     if not memory:
         array = np.empty(tensor.shape, dtype)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from modelvault.errors import InvalidRequest
+from modelvault.weights.gguf import in_bytes
 from modelvault.weights.safetensors import TensorInfo
 
 _TORCH = {
@@ -24,7 +25,7 @@ def check(tensors: Iterable[TensorInfo]) -> None:
     """
     torch = _torch()
     for tensor in tensors:
-        _dtype(torch, tensor)
+        _dtype(torch, in_bytes(tensor))
 
 
 def view(tensor: TensorInfo, memory: memoryview) -> Any:  # noqa: ANN401
@@ -32,6 +33,7 @@ def view(tensor: TensorInfo, memory: memoryview) -> Any:  # noqa: ANN401
     read-only tensor. Nothing is copied; the tensor keeps the memory alive. Errors as `check`.
     """
     torch = _torch()
+    tensor = in_bytes(tensor)
     dtype = _dtype(torch, tensor)
     if not memory:
         return torch.empty(tensor.shape, dtype=dtype)
