@@ -28,6 +28,7 @@ class Globals:
         self.home: Path | None = None
         self.broker: str | None = None
         self.profile: str | None = None
+        self.cache: Path | None = None
         self.json = False
         self.verbose = False
 
@@ -41,7 +42,9 @@ class Globals:
 
             logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
 
-        with wiring.connect(self.broker, home=self.home, profile=self.profile) as session:
+        with wiring.connect(
+            self.broker, home=self.home, profile=self.profile, cache=self.cache
+        ) as session:
             yield session
 
 
@@ -89,6 +92,10 @@ def _global_parameters(*, hidden: bool) -> list[click.Parameter]:
         ),
         click.Option(
             ["--profile"], metavar="NAME", **settings, help="A named set of settings."
+        ),
+        click.Option(
+            ["--cache"], type=NAMED_PATH, metavar="DIR", **settings,
+            help="A folder that keeps a broker's ciphertext for later. [env: MODELVAULT_CACHE]",
         ),
         click.Option(
             ["--json"], is_flag=True, **settings, help="Print one JSON document, also for errors."

@@ -137,3 +137,38 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / ".config/modelvault/config.toml").mkdir(parents=True)
     with pytest.raises(InvalidRequest, match="directory"):
         settings.read(env(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("told", "size"),
+    [
+        ("1048576", 1 << 20),
+        ("500MiB", 500 << 20),
+        ("80 GiB", 80 << 30),
+        ("2TiB", 2 << 40),
+        ("2048K", 2 << 20),
+        ("7G", 7 << 30),
+    ],
+)
+def test_a_cache_and_its_size(tmp_path: Path, told: str, size: int) -> None:
+    assert settings.read(env(tmp_path)).cache is None
+    found = settings.read(env(tmp_path, MODELVAULT_CACHE="~/c", MODELVAULT_CACHE_SIZE=told))
+    assert (found.cache, found.cache_size) == (tmp_path / "c", size)
+    config(tmp_path, f'cache = "/file"\ncache_size = "{told}"\n[profiles.work]\ncache = "/work"\n')
+    assert settings.read(env(tmp_path)).cache_size == size
+    assert settings.read(env(tmp_path), profile="work").cache == Path("/work")
+    wanted = settings.read(env(tmp_path, MODELVAULT_CACHE="/env"), cache=Path("/arg"))
+    assert wanted.cache == Path("/arg")
+
+
+def test_a_size_as_a_number(tmp_path: Path) -> None:
+    config(tmp_path, "cache_size = 3000000\n")
+    assert settings.read(env(tmp_path)).cache_size == 3_000_000
+
+
+@pytest.mark.parametrize("told", ["0", "1000", "lots", "5 XB", "-1GiB", "1e9", "1.5GiB", "٥GiB"])
+def test_what_is_no_size(tmp_path: Path, told: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        settings.read(env(tmp_path, MODELVAULT_CACHE_SIZE=told))
+    assert caught.value.code == "bad_settings"
+    assert "MiB" in caught.value.hint

@@ -8,6 +8,7 @@ Names that nobody reads are refused: a mistyped setting must not pass for one th
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,10 @@ from modelvault.errors import InvalidRequest, NotFound
 
 MAX_FILE = 1 << 20
 MAX_THREADS = 64
+CACHE_SIZE = 50 << 30
+_LEAST_CACHE = 1 << 20
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_SIZE = re.compile(r"([0-9]{1,15}) ?([KMGT]?)(?:iB)?", re.ASCII)
 
 
 class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -53,6 +58,8 @@ class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     login: Login | None = None
     passphrase_file: str | None = None
     threads: int | None = None
+    cache: str | None = None
+    cache_size: int | str | None = None
 
 
 class _File(FileSettings, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     files that it and the object store are verified with, `trust` is the vault's trust file. Where
     neither token nor token file is given, `token_variable` names an environment variable with a
     token, `token_command` is a helper that prints one, and `login` says where people log in.
+    `cache` is a folder for ciphertext of a broker's store, of at most `cache_size` bytes.
     """
 
     home: Path
@@ -85,6 +93,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     passphrase: str | None = None
     passphrase_file: Path | None = None
     threads: int = 1
+    cache: Path | None = None
+    cache_size: int = CACHE_SIZE
 
     def __repr__(self) -> str:
         return f"<Settings home={str(self.home)!r}>"
@@ -99,9 +109,10 @@ def read(
     home: Path | None = None,
     profile: str | None = None,
     token: str | None = None,
+    cache: Path | None = None,
     cpus: int | None = None,
 ) -> Settings:
-    """Settings out of `env` and the file; `home`, `profile` and `token`, where given, win.
+    """Settings out of `env` and the file; `home`, `profile`, `token` and `cache`, where given, win.
 
     `threads` is at most 64, and the machine's `cpus` where nobody says. Raises InvalidRequest
     (`bad_settings`) naming what is wrong, NotFound (`no_profile`).
@@ -133,6 +144,8 @@ def read(
         passphrase=env.get("MODELVAULT_PASSPHRASE"),
         passphrase_file=path("MODELVAULT_PASSPHRASE_FILE", told.passphrase_file),
         threads=_threads(env.get("MODELVAULT_THREADS"), told.threads, cpus),
+        cache=cache.absolute() if cache else path("MODELVAULT_CACHE", told.cache),
+        cache_size=_cache_size(env.get("MODELVAULT_CACHE_SIZE") or told.cache_size),
     )
 
 
@@ -207,6 +220,21 @@ def _threads(text: str | None, told: int | None, cpus: int | None) -> int:
     if not 1 <= wanted <= MAX_THREADS:
         raise InvalidRequest("bad_settings", f"threads: {wanted}", f"set 1 to {MAX_THREADS}")
     return wanted
+
+
+def _cache_size(told: str | int | None) -> int:
+    """Bytes, or a number with one of KiB, MiB, GiB, TiB."""
+    if told is None:
+        return CACHE_SIZE
+    match = _SIZE.fullmatch(str(told).strip())
+    size = 0 if match is None else int(match[1]) << _UNITS[match[2]]
+    if size < _LEAST_CACHE:
+        raise InvalidRequest(
+            "bad_settings",
+            f"cache_size: {str(told)[:20]!r} is no size of 1 MiB or more",
+            "write bytes, or a number with MiB, GiB or TiB; for no cache, name no folder",
+        )
+    return size
 
 
 def _bad(path: Path, why: str) -> InvalidRequest:

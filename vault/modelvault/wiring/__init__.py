@@ -76,18 +76,20 @@ def connect(
     home: str | Path | None = None,
     profile: str | None = None,
     token: str | None = None,
+    cache: str | Path | None = None,
 ) -> Session:
     """A session with a broker, or with the embedded vault of a home folder.
 
     `url` is a broker's address (or MODELVAULT_BROKER, or the profile's `broker`), unless a `home`
     is named; without any the home's (MODELVAULT_HOME, the profile's, or ~/.modelvault) vault is
     opened in this process. `token` (or MODELVAULT_TOKEN, or the file MODELVAULT_TOKEN_FILE) says
-    who is asking; without any, an embedded home's default identity is.
+    who is asking; without any, an embedded home's default identity is. `cache` (or
+    MODELVAULT_CACHE) is a folder that keeps a broker's ciphertext for the next load.
 
     Raises NotFound (`no_home`, `no_trust_file`), AuthenticationError (`wrong_root_key`,
     `no_token`), InvalidRequest (`bad_broker`).
     """
-    settings = _settings(home, profile, token)
+    settings = _settings(home, profile, token, cache)
     return connected(url, settings, embedded=home is not None)
 
 
@@ -271,15 +273,20 @@ def logout(*, profile: str | None = None) -> bool | None:
     return identity.log_out(_settings(None, profile, None))
 
 
-def _settings(home: str | Path | None, profile: str | None, token: str | None) -> Settings:
+def _settings(
+    home: str | Path | None,
+    profile: str | None,
+    token: str | None,
+    cache: str | Path | None = None,
+) -> Settings:
     from modelvault import settings
     from modelvault.errors import ModelVaultError, unframed
 
-    place = None if home is None else Path(home)
+    paths = {
+        name: Path(path) for name, path in (("home", home), ("cache", cache)) if path is not None
+    }
     try:
-        return settings.read(
-            os.environ, home=place, profile=profile, token=token, cpus=os.cpu_count()
-        )
+        return settings.read(os.environ, **paths, profile=profile, token=token, cpus=os.cpu_count())
     except ModelVaultError as refused:
         raise unframed(refused) from None
 

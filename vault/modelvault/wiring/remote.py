@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from modelvault import clock as clocks
-from modelvault.client.context import Context
+from modelvault.client.context import Cache, Context
 from modelvault.client.credentials import Credentials, choose
 from modelvault.client.pins import Pins, read_trust
 from modelvault.client.session import Session
@@ -43,6 +43,7 @@ def session(url: str, settings: Settings) -> Session:
         clock=clocks.boot_ms,
         threads=threads,
         journals=settings.state_home / trust.vault / "uploads",
+        cache=_cache(settings),
     )
 
     def close() -> None:
@@ -50,6 +51,12 @@ def session(url: str, settings: Settings) -> Session:
         transport.close()
 
     return Session(context, close=close)
+
+
+def _cache(settings: Settings) -> Cache | None:
+    from modelvault.adapters.objects_cached import SegmentCache
+
+    return None if settings.cache is None else SegmentCache(settings.cache, settings.cache_size)
 
 
 def _memory(settings: Settings, vault: str) -> Path:
