@@ -1,0 +1,71 @@
+"""The models that one door has open: one lease for each reference, given back together."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from modelvault.client.session import Session
+from modelvault.errors import Conflict
+from modelvault.loader.model import Model
+
+
+class Leases:
+    """Connects at the first use, and loads each reference once. Thread-safe.
+
+    A reference stays the version that it named when it was first used. Once a lease is over
+    (revoked, denied, run out), what was opened under it gives AccessDenied, and the next use asks
+    for a new one. Belongs to the process that made it: see `ours`.
+    """
+
+    def __init__(self, connect: Callable[[], Session], purpose: str, ticket: str | None) -> None:
+        self._connect = connect
+        self._purpose = purpose
+        self._ticket = ticket
+        self._session: Session | None = None
+        self._models: dict[str, Model] = {}
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._closed = False
+
+    @property
+    def ours(self) -> bool:
+        """Whether this process made it. A forked child must make its own: session and leases are
+        its parent's."""
+        return self._process == os.getpid()
+
+    def model(self, reference: str) -> Model:
+        """The model, loaded by now. Raises what `connect` and `load` raise, Conflict (`closed`)."""
+        with self._lock:
+            if self._closed:
+                raise Conflict("closed", "this connection was closed", "open a new one")
+            if self._session is None:
+                self._session = self._connect()
+            model = self._models.get(reference)
+            if model is None:
+                model = self._session.load(
+                    reference,
+                    purpose=self._purpose,
+                    ticket=self._ticket,
+                    on_revoked=partial(self._over, reference),
+                )
+                self._models[reference] = model
+            return model
+
+    def close(self) -> None:
+        """Give all leases back and forget what was decrypted. Idempotent; nothing in a forked
+        child. Raises Conflict (`views_alive`), with everything still open."""
+        if not self.ours:  # nor is the lock taken: its holder wasn't forked along
+            return
+        with self._lock:
+            if self._session is not None:
+                self._session.close()
+            self._closed = True
+            self._session = None
+            self._models.clear()
+
+    def _over(self, reference: str, _reason: str) -> None:
+        with self._lock:
+            self._models.pop(reference, None)
