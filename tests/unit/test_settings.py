@@ -166,7 +166,9 @@ def test_a_size_as_a_number(tmp_path: Path) -> None:
     assert settings.read(env(tmp_path)).cache_size == 3_000_000
 
 
-@pytest.mark.parametrize("told", ["0", "1000", "lots", "5 XB", "-1GiB", "1e9", "1.5GiB", "٥GiB"])
+@pytest.mark.parametrize(
+    "told", ["0", "1000", "lots", "5 XB", "-1GiB", "1e9", "1.5GiB", "\u0665GiB"]
+)
 def test_what_is_no_size(tmp_path: Path, told: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         settings.read(env(tmp_path, MODELVAULT_CACHE_SIZE=told))

@@ -191,14 +191,18 @@ class Stack:
     def admin(self) -> str:
         return self.token("olga", "vault-admins")
 
-    def connect(self, token: str, broker: int = 0, *, ca: Path | None = None) -> Session:
-        """A session as a job on another machine has it: address, CA, trust file, token."""
+    def connect(
+        self, token: str, broker: int = 0, *, ca: Path | None = None, **more: str
+    ) -> Session:
+        """A session as a job on another machine has it: address, CA, trust file, token; `more` of
+        its environment."""
         client = self.folder / "clients" / secrets.token_hex(4)
         environment = {
             "MODELVAULT_CA": str(ca or self.ca),
             "MODELVAULT_TRUST": str(self.trust),
             "MODELVAULT_TOKEN": token,
             "HOME": str(client),
+            **more,
         }
         return wiring.connect_with(environment, self.urls[broker])
 

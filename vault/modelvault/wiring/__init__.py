@@ -282,9 +282,8 @@ def _settings(
     from modelvault import settings
     from modelvault.errors import ModelVaultError, unframed
 
-    paths = {
-        name: Path(path) for name, path in (("home", home), ("cache", cache)) if path is not None
-    }
+    given = {"home": home, "cache": cache}
+    paths = {name: Path(path) for name, path in given.items() if path is not None}
     try:
         return settings.read(os.environ, **paths, profile=profile, token=token, cpus=os.cpu_count())
     except ModelVaultError as refused:
