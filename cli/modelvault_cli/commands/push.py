@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     "push",
     "modelvault push ./minilm minilm:prod",
     "modelvault push ./minilm minilm --label team=search --source-commit 9f3c1e2",
+    "modelvault push ./adapter adapter --base llama:prod",
     "modelvault push ./minilm minilm --dry-run",
 )
 @click.argument("path", type=TYPED_PATH)
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 @click.option(
     "--label", "labels", type=arguments.pair, multiple=True, metavar="NAME=VALUE", help="A label."
 )
-@click.option("--base", metavar="NAME", help="Provenance: the model that this one was made from.")
+@click.option(
+    "--base", metavar="NAME",
+    help="Provenance: the model that this one was made from; with :tag or @version a model of this "
+    "vault, whose digest is looked up.",
+)  # fmt: skip
 @click.option("--base-digest", metavar="DIGEST", help="Provenance: its digest, sha256:….")
 @click.option("--training-run", metavar="ID", help="Provenance: the training run.")
 @click.option("--source-commit", metavar="ID", help="Provenance: the commit of the code.")
@@ -72,6 +77,7 @@ def push(
 
     provenance = _provenance(base, base_digest, training_run, source_commit)
     with options.session() as session:
+        provenance = _with_digest(session, provenance)
         found = _inspect(session, path, reference, follow_links)
         _tell(found)
         if dry_run:
@@ -127,6 +133,17 @@ def _provenance(
         raise InvalidRequest(
             "bad_provenance", f"provenance: {error}", "digests are written sha256:<64 hex>"
         ) from None
+
+
+def _with_digest(session: Session, provenance: Provenance) -> Provenance:
+    """The same, with the digest of a base that is a version or tag of this vault."""
+    from msgspec.structs import replace
+
+    base = provenance.base
+    if base is None or provenance.base_digest is not None or not set(base) & {":", "@"}:
+        return provenance
+    found = session.based_on(base)
+    return replace(provenance, base=found.base, base_digest=found.base_digest)
 
 
 def _tell(found: Inspection) -> None:

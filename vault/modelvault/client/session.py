@@ -15,16 +15,18 @@ from modelvault.client import export as exporting
 from modelvault.client import load as loading
 from modelvault.client import push as pushing
 from modelvault.client.administration import Administration
+from modelvault.client.bases import Bases
 from modelvault.client.between import Between
 from modelvault.client.context import Context
 from modelvault.client.copied import PURPOSE
 from modelvault.client.load import OnRevoked
 from modelvault.client.local import Local
+from modelvault.client.owning import Owning
 from modelvault.client.progress import Progress
 from modelvault.client.publishing import Claims, Inspection, Pushed
 from modelvault.client.scan import scan
 from modelvault.copies import Importing
-from modelvault.errors import Conflict, InvalidRequest
+from modelvault.errors import Conflict
 from modelvault.lease import ModelDetail, ModelSummary
 from modelvault.loader.model import Model
 from modelvault.manifest import Manifest, Provenance
@@ -34,7 +36,7 @@ from modelvault.reference import DEFAULT_TENANT, Reference
 _Names = Sequence[str]
 
 
-class Session(Administration, Between):
+class Session(Administration, Bases, Between, Owning):
     """A connection to one vault; `modelvault.connect()` makes it.
 
     Threads may use it at once. Every method may raise AuthenticationError, AccessDenied,
@@ -218,50 +220,6 @@ class Session(Administration, Between):
         """The pinned trust file."""
         return self._context.trust
 
-    # the owner of an embedded vault's home
-
-    def publish_policy(self) -> str:
-        """Put the home's edited policies into force; returns their revision.
-
-        Raises InvalidRequest for policies that can't be used, AccessDenied and `policy_lockout`
-        as the steward does.
-        """
-        revision = self._owner().freeze_policy()
-        self._context.steward.publish_policy(self._caller(), revision)
-        return revision
-
-    def pin_trust(self, other: TrustFile) -> None:
-        """Let another vault give and get versions, by the trust file that came from its admin.
-
-        Raises InvalidRequest (`same_vault`), Conflict (`older_trust_file`).
-        """
-        self._owner().pin(other)
-
-    def unpin_trust(self, vault: str) -> None:
-        """Let it no longer. Raises NotFound (`not_pinned`)."""
-        self._owner().unpin(vault)
-
-    def pinned_trust(self) -> tuple[TrustFile, ...]:
-        """The vaults that are pinned, by their trust files."""
-        return tuple(self._owner().pinned().values())
-
-    def mint_token(
-        self,
-        *,
-        sub: str | None = None,
-        groups: _Names | None = None,
-        lifetime_s: int = 900,
-        claims: Mapping[str, object] | None = None,
-        key_hash: str | None = None,
-    ) -> str:
-        """A short token of the embedded vault's own issuer; the default identity unless named.
-
-        Whoever has the home and its root key can say to be anybody: see the threat model.
-        """
-        return self._owner().mint(
-            sub=sub, groups=groups, lifetime_s=lifetime_s, claims=claims or {}, key_hash=key_hash
-        )
-
     def close(self) -> None:
         """Close all models that are open, then the vault. Idempotent.
 
@@ -292,12 +250,3 @@ class Session(Administration, Between):
 
     def __repr__(self) -> str:
         return f"<Session of vault {self._context.vault}>"
-
-    def _owner(self) -> Local:
-        if self._local is None:
-            raise InvalidRequest(
-                "not_embedded",
-                "only the home of an embedded vault can do this",
-                "name a home (--home), or ask the admin of the broker",
-            )
-        return self._local
