@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from modelvault.client.session import Session
     from modelvault.loader.model import Model
+    from modelvault.sharing.attached import attach
     from modelvault.wiring import connect
     from modelvault.wiring.measuring import metrics_text, register_metrics
 
-__all__ = ["Model", "Session", "connect", "errors", "metrics_text", "register_metrics"]
+__all__ = ["Model", "Session", "attach", "connect", "errors", "metrics_text", "register_metrics"]
 
 _HOMES = {
+    "attach": "modelvault.sharing.attached",
     "connect": "modelvault.wiring",
     "Session": "modelvault.client.session",
     "Model": "modelvault.loader.model",

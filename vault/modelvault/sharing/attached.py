@@ -1,0 +1,208 @@
+"""`modelvault.attach()`: a model that another process of this host holds."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+from modelvault.artifact.meter import Meter
+from modelvault.clock import Clock, boot_ms
+from modelvault.errors import InvalidRequest, ModelVaultError, Unavailable
+from modelvault.loader import metrics
+from modelvault.loader.metrics import Stats
+from modelvault.loader.model import Model
+from modelvault.manifest import FileEntry, Manifest
+from modelvault.sharing.host import VARIABLE
+from modelvault.sharing.link import Link
+from modelvault.sharing.memory import Seen
+from modelvault.sharing.messages import Description
+from modelvault.sharing.page import ReadPage
+
+
+def attach(
+    socket_path: str | Path | None = None,
+    *,
+    on_revoked: Callable[[str], None] | None = None,
+    clock: Clock = boot_ms,
+) -> Model:
+    """The model of the `modelvault run` (or `Host`) that this process was started under.
+
+    It has all that a loaded Model has, over memory that the holder decrypts into and all attached
+    processes share: numpy arrays see the very same pages, and a torch tensor copies a page when it
+    is written to. The lease is the holder's. When it is over, or the holder ends, every access
+    raises, what has no live views is unmapped, and `on_revoked(reason)` is called from another
+    thread. `spawn` and `fork` both do; a forked child may also go on with its parent's Model.
+
+    Raises InvalidRequest (`no_run`) where nothing says who holds a model; AccessDenied
+    (`foreign_process`, `foreign_user`, and once the lease is over); Unavailable (`host_gone`,
+    `too_many_attached`).
+    """
+    address = os.environ.get(VARIABLE) if socket_path is None else os.fspath(socket_path)
+    if not address:
+        raise InvalidRequest(
+            "no_run",
+            f"this process runs under no `modelvault run`: {VARIABLE} isn't set",
+            f"start it by `modelvault run`, or with the environment of a Host ({VARIABLE})",
+        )
+    watching = Link(address)
+    try:
+        return _join(address, watching, on_revoked, clock)
+    except BaseException:
+        watching.close()
+        raise
+
+
+def _join(
+    address: str, watching: Link, on_revoked: Callable[[str], None] | None, clock: Clock
+) -> Model:
+    description, page = _described(watching, clock)
+    watch = _Watch(page)
+    watch.check()
+    link = Link(address, watch.check)
+    grace = description.obligations.grace_s or 0
+
+    def stats() -> Stats:
+        return Stats(lease_seconds_left=max(0, page.seconds_left - grace), costs=Meter().costs())
+
+    def closed() -> None:
+        watching.close()
+        link.close()
+
+    model = Model(
+        Manifest.from_bytes(description.manifest),
+        description.paths,
+        lambda entry: _Reader(link, entry),
+        description.obligations,
+        watch,
+        closed,
+        stats=stats,
+        fits=lambda _size: None,  # the holder looks at that
+        memories=lambda entry, holder: Attached(link, entry, holder),
+    )
+    metrics.watch(model)
+    weakref.finalize(model, closed)
+    watch.follow(watching, weakref.ref(model), on_revoked)
+    return model
+
+
+class Attached(Seen):
+    """A file's memory, which the holder fills."""
+
+    def __init__(self, link: Link, entry: FileEntry, holder: object = None) -> None:
+        """Raises what the holder answers, Unavailable (`insufficient_memory`)."""
+        self._link = link
+        self._path = entry.path
+        descriptor = link.take(entry.path)
+        try:
+            if os.fstat(descriptor).st_size < entry.size:  # a look behind its end would be a signal
+                raise Unavailable("host_unreadable", f"{entry.path}: the memory is too short")
+            super().__init__(descriptor, entry.size, holder)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def fill(self, begin: int, end: int, read: Callable[[memoryview], None]) -> None:  # noqa: ARG002
+        """Have the holder do it; `read` isn't needed."""
+        self._link.need(self._path, begin, end, self.descriptor)
+
+
+class _Reader:
+    """A Reader that copies out of the shared memory."""
+
+    def __init__(self, link: Link, entry: FileEntry) -> None:
+        self._link = link
+        self._entry = entry
+        self._memory: Attached | None = None
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """See `loader.source.Reader`."""
+        memory = self._memory or Attached(self._link, self._entry)
+        self._memory = memory
+        memory.fill(offset, offset + len(buffer), _nothing)
+        with memory.view(offset, offset + len(buffer)) as view:
+            buffer[:] = view
+
+    def wipe(self) -> None:
+        """Let go of the memory."""
+        self._memory = None
+
+
+class _Watch:
+    """A Guard: the holder's page, and whether the holder is still there."""
+
+    def __init__(self, page: ReadPage) -> None:
+        self._page = page
+        self._gone = False
+
+    def check(self) -> None:
+        """Raise what the holder says, or Unavailable (`host_gone`)."""
+        self._page.check()
+        if self._gone:
+            raise Unavailable(
+                "host_gone",
+                "the process that held this model's lease has ended without a word",
+                "start it again, with what it runs",
+            )
+
+    def follow(
+        self,
+        watching: Link,
+        model: Callable[[], Model | None],
+        on_revoked: Callable[[str], None] | None,
+    ) -> None:
+        """From another thread: when the holder hangs up, let go of all that isn't looked at.
+
+        Raises Unavailable (`no_thread`).
+        """
+
+        def wait() -> None:
+            watching.wait()
+            if watching.closed:
+                return
+            self._gone = True
+            reason = self._reason()
+            _drop(model())
+            if on_revoked is not None:
+                on_revoked(reason)
+                _drop(model())
+
+        try:
+            threading.Thread(target=wait, name="modelvault-attached", daemon=True).start()
+        except RuntimeError:
+            raise Unavailable(
+                "no_thread",
+                "the system gives this process no further thread, and an attached model needs one",
+                "raise its limit on processes (ulimit -u, pids.max) or on memory",
+            ) from None
+
+    def _reason(self) -> str:
+        try:
+            self.check()
+        except ModelVaultError as error:
+            return error.code
+        return "host_gone"
+
+
+def _drop(model: Model | None) -> None:
+    if model is not None:
+        model.drop()
+
+
+def _nothing(_buffer: memoryview) -> None:
+    return
+
+
+def _described(link: Link, clock: Clock) -> tuple[Description, ReadPage]:
+    document, page = link.describe()
+    try:
+        size = os.fstat(document).st_size
+        with mmap.mmap(document, size, mmap.MAP_PRIVATE, mmap.PROT_READ) as whole:
+            description = Description.parse(whole[:])
+        return description, ReadPage(page, clock)
+    finally:
+        os.close(document)
+        os.close(page)

@@ -1,0 +1,273 @@
+"""One process holds a model's lease and decrypts; processes that it started read what it shares.
+
+    with vault.load("minilm:prod", purpose="inference") as model, Host(model) as host:
+        subprocess.run(command, env=os.environ | host.environment)   # they call modelvault.attach()
+
+Each segment is read from the store and decrypted at most once, whoever asks, into memory that only
+this process can write to. What others have mapped can't be taken from them: when the lease ends
+they are told, get nothing more, and the Model that `attach` gave them lets go of what it has.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from modelvault.clock import Clock, boot_ms
+from modelvault.errors import AccessDenied, Conflict, InvalidRequest, ModelVaultError, Unavailable
+from modelvault.loader.model import Model
+from modelvault.sharing import messages, peers
+from modelvault.sharing.memory import sealed
+from modelvault.sharing.messages import Description
+from modelvault.sharing.page import WrittenPage
+from modelvault.sharing.peers import Peer
+from modelvault.sharing.served import Served
+from modelvault.sharing.shelf import Shelf
+
+VARIABLE = "MODELVAULT_RUN"
+MAX_CONNECTIONS = 512
+MAX_OF_ONE = 8  # connections of one process
+LINGER_S = 60.0
+
+_LOG = logging.getLogger("modelvault.sharing")
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108  a folder of a random name is made in it, of mode 0700
+_MAX_ADDRESS = 107  # bytes that a socket's name may have
+_TICK_S = 0.5
+_JOIN_S = 5.0
+
+
+class Host:
+    """Serves one model to the processes that this one has started. Thread-safe.
+
+    It has a thread, and one for each connection. Stop it before the model is closed: processes
+    that are attached are told that it was closed, and keep what they have mapped.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        socket_path: str | Path | None = None,
+        *,
+        linger_s: float = LINGER_S,
+        clock: Clock = boot_ms,
+    ) -> None:
+        """`socket_path` doesn't exist yet, and lies in a folder that is nobody else's; without
+        one, a folder is made. Memory that no process has any more is given back after `linger_s`
+        seconds. `clock` is a boot clock in milliseconds.
+
+        Raises InvalidRequest (`bad_socket_path`), Unavailable (`no_shared_memory`).
+        """
+        self.socket_path, folder = _address(socket_path)
+        self._model = model
+        self._clock = clock
+        self._own = Peer(os.getpid(), os.geteuid())
+        self._shelf = Shelf(model, clock, round(linger_s * 1000))
+        self._page = WrittenPage()
+        self._description = sealed(Description.of(model.manifest, model.files, model.obligations))
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._connections: set[Served] = set()
+        self._lock = threading.Lock()
+        self._over: ModelVaultError | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="modelvault-host", daemon=True)
+        # Also runs when the interpreter ends.
+        self._remove = weakref.finalize(self, _remove, self.socket_path, folder, self._own.pid)
+        weakref.finalize(self, os.close, self._description)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process's environment must have for `modelvault.attach()` to find this host."""
+        return {VARIABLE: self.socket_path}
+
+    def start(self) -> Self:
+        """Begin to serve. Once only.
+
+        Raises what an access to the model would, InvalidRequest (`bad_socket_path`), Unavailable
+        (`no_thread`).
+        """
+        self._model.check()
+        self._look()
+        try:
+            self._listener.bind(self.socket_path)
+            Path(self.socket_path).chmod(0o600)
+            self._listener.listen(MAX_CONNECTIONS)
+        except OSError as error:
+            raise _bad_path(self.socket_path, error.strerror or "it can't be used") from None
+        self._listener.settimeout(_TICK_S)
+        _hosts.add(self)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            raise _no_thread() from None
+        return self
+
+    def stop(self) -> None:
+        """Tell all who are attached that the model was closed, and end. Twice is fine.
+
+        What they have mapped stays theirs until they end or let go of it.
+        """
+        if self._own.pid != os.getpid():
+            return
+        self._end(Conflict("closed", "the process that holds this model has closed it", "end"))
+        self._stopping.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        for served in self._serving():
+            served.join(_JOIN_S)
+        if self._thread.is_alive():
+            self._thread.join(_JOIN_S)
+        self._listener.close()
+        self._remove()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._look()
+            self._shelf.tidy()
+            try:
+                connection, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError:  # it was stopped, or there are no descriptors left: not for ever
+                self._stopping.wait(_TICK_S)
+                continue
+            connection.settimeout(None)
+            try:
+                self._admit(connection)
+            except ModelVaultError as refused:
+                _LOG.warning("a process was refused: %s", refused.message)
+                with suppress(OSError), connection:
+                    connection.setblocking(False)
+                    messages.send(connection, messages.refusal(refused), [])
+
+    def _look(self) -> None:
+        """Say on the page what holds now."""
+        try:
+            self._model.check()
+        except AccessDenied as denied:
+            self._end(denied)
+        except Conflict as closed:
+            if self._model.closed:  # else somebody is trying to, and may not succeed
+                self._end(closed)
+        else:
+            left = self._model.stats().lease_seconds_left
+            if left > 0:  # what is left of a grace was said when the lease still held
+                grace = self._model.obligations.grace_s or 0
+                self._page.extend(self._clock() + round((left + grace) * 1000))
+
+    def _end(self, error: ModelVaultError) -> None:
+        """Nobody gets anything more. Their sockets close, so that they look at the page at once."""
+        with self._lock:
+            self._over = self._over or error
+            self._page.end(error)
+        for served in self._serving():
+            served.hang_up()
+
+    def _admit(self, connection: socket.socket) -> None:
+        peer = peers.identify(connection, self._own)
+        served = Served(connection, peer, self._shelf, self._described, self._ended)
+        with self._lock:
+            if self._over is not None:
+                raise self._over
+            of_one = sum(other.peer.pid == peer.pid for other in self._connections)
+            if of_one >= MAX_OF_ONE or len(self._connections) >= MAX_CONNECTIONS:
+                raise Unavailable(
+                    "too_many_attached",
+                    f"{of_one} connections of this process, {len(self._connections)} of all; "
+                    f"the limits are {MAX_OF_ONE} and {MAX_CONNECTIONS}",
+                    "attach once in a process and close the model when it is done",
+                )
+            try:
+                served.start()
+            except RuntimeError:
+                raise _no_thread() from None
+            self._connections.add(served)
+
+    def _described(self) -> list[int]:
+        return [self._description, self._page.descriptor]
+
+    def _serving(self) -> list[Served]:
+        with self._lock:
+            return list(self._connections)
+
+    def _ended(self, served: Served) -> None:
+        with self._lock:
+            self._connections.discard(served)
+
+    def _forget(self) -> None:
+        """In a forked child: nothing here is its own, and it must not keep a line open."""
+        self._stopping.set()
+        self._listener.close()
+        for served in self._connections:
+            served.forget()
+
+
+_hosts: weakref.WeakSet[Host] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for host in list(_hosts):
+        host._forget()
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
+def _address(socket_path: str | Path | None) -> tuple[str, str | None]:
+    """Where to listen, and the folder that was made for it."""
+    if socket_path is not None:
+        address = os.path.abspath(socket_path)  # noqa: PTH100
+        if len(os.fsencode(address)) > _MAX_ADDRESS:
+            raise _bad_path(address, f"it is longer than {_MAX_ADDRESS} bytes")
+        return address, None
+    for place in (None, _SHARED_MEMORY):
+        with suppress(OSError):
+            folder = tempfile.mkdtemp(prefix="modelvault-host-", dir=place)
+            address = f"{folder}/socket"
+            if len(os.fsencode(address)) <= _MAX_ADDRESS:
+                return address, folder
+            Path(folder).rmdir()
+    raise _bad_path(tempfile.gettempdir(), "no socket can be made there")
+
+
+def _remove(address: str, folder: str | None, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child has neither made it nor may it remove it
+        with suppress(OSError):
+            Path(address).unlink()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _bad_path(address: str, why: str) -> InvalidRequest:
+    return InvalidRequest(
+        "bad_socket_path",
+        f"{address}: {why}",
+        "name a file that doesn't exist yet, with a short path, in a private folder",
+    )
+
+
+def _no_thread() -> Unavailable:
+    return Unavailable(
+        "no_thread",
+        "the system gives this process no further thread, and each attached process needs one",
+        "raise its limit on processes (ulimit -u, pids.max) or on memory",
+    )
