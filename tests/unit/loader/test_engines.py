@@ -83,7 +83,7 @@ def torch(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     fake = types.ModuleType("torch")
     fake.frombuffer = frombuffer  # type: ignore[attr-defined]
     fake.empty = lambda shape, *, dtype: Tensor(None, dtype, shape)  # type: ignore[attr-defined]
-    for name in ("float32", "int64", "bfloat16"):
+    for name in ("float32", "int64", "bfloat16", "uint8"):
         setattr(fake, name, "torch." + name)
     monkeypatch.setitem(sys.modules, "torch", fake)
     return fake
@@ -111,11 +111,26 @@ def test_torch_needs_no_ml_dtypes(torch: types.ModuleType, monkeypatch: pytest.M
         assert model.state_dict()["x"].dtype == "torch.bfloat16"
 
 
-@pytest.mark.parametrize("dtype", ["F4", "F64"])  # F64: not in this fake, as in an older torch
-def test_types_that_this_torch_lacks(torch: types.ModuleType, dtype: str) -> None:
+def test_types_that_this_torch_lacks(torch: types.ModuleType) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        torch_engine.check([TensorInfo("x", dtype, (2,), 0, 1)])
+        torch_engine.check([TensorInfo("x", "F64", (2,), 0, 16)])  # not in this fake
     assert caught.value.code == "unsupported_dtype"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size", "seen"),
+    [
+        ("F4", (3, 4), 6, (3, 2)),
+        ("F6_E2M3", (3, 4), 9, (3, 3)),
+        ("F6_E3M2", (2, 2), 3, (3,)),  # no row fills whole bytes
+        ("F4", (), 0, (0,)),
+    ],
+)
+def test_parts_of_bytes_come_packed(
+    torch: types.ModuleType, dtype: str, shape: tuple[int, ...], size: int, seen: tuple[int, ...]
+) -> None:
+    tensor = TensorInfo("x", dtype, shape, 0, size)
+    assert torch_engine.described(tensor) == ("torch.uint8", seen)
 
 
 def test_without_torch_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
 from modelvault.access import Obligations
 from modelvault.errors import AccessDenied, Conflict, ModelVaultError, NotFound
+from modelvault.loader.lent import Lent
 from modelvault.loader.memory import check_fits
 from modelvault.loader.metrics import Stats
 from modelvault.loader.opened import opened
 from modelvault.loader.ramdir import RamFolder
-from modelvault.loader.resident import Resident, load_all, private
+from modelvault.loader.resident import Resident, private
 from modelvault.loader.screen import Screen
 from modelvault.loader.shards import Shards
 from modelvault.loader.source import Fits, Gate, Guard, Memories, Readers
+from modelvault.loader.tensors import Tensors
 from modelvault.manifest import Manifest
 from modelvault.reference import Reference
-from modelvault.weights.safetensors import TensorInfo
-
-if TYPE_CHECKING:
-    from modelvault.loader.engines.numpy import Array
 
 
-class Model:
+class Model(Tensors):
     """The granted files of one version; bytes are decrypted when they are first used, once.
 
     All may be called by many threads at once. Every access raises AccessDenied once the lease is
@@ -70,6 +69,8 @@ class Model:
         self._screen = Screen(obligations.allow_pickle, manifest.hints.pickles)
         version = tuple(entry.path for entry in manifest.files)
         self._shards = Shards(version, self.files, self._cleared)
+        self._lent = Lent(self._gate, self)
+        self._streams = weakref.WeakSet()
         self._folder: RamFolder | None = None
         self._lock = threading.Lock()
 
@@ -98,42 +99,6 @@ class Model:
         """For how long the lease runs, how many bytes came from where, and what took the time.
         May be asked at any time, also after `close()`."""
         return self._stats()
-
-    def tensors(self, *paths: str) -> dict[str, Array]:
-        """{name: read-only numpy array over the decrypted memory} of the safetensors files named,
-        or of all granted ones (an index among them is checked). Nothing is copied.
-
-        Raises NotFound (`no_tensors`), InvalidRequest (`missing_extra`, `unsupported_dtype`),
-        and what `Shards.locate` raises for headers that lie.
-        """
-        from modelvault.loader.engines import numpy
-
-        return self._views(numpy, paths, Resident.view)
-
-    def state_dict(self, *paths: str) -> dict[str, Any]:
-        """{name: torch.Tensor over the decrypted memory}, as `tensors`. torch knows no read-only
-        tensor: writing to one changes this model's memory and nothing else.
-        """
-        from modelvault.loader.engines import torch
-
-        return self._views(torch, paths, Resident.shared)
-
-    def tensor(self, name: str, path: str | None = None) -> Array:
-        """One tensor, as in `tensors`; only its own segments and headers are read and decrypted.
-
-        Raises NotFound (`no_tensor`). `path` says which file, should two hold the name.
-        """
-        from modelvault.loader.engines import numpy
-
-        self._gate.check()
-        where, info = self._shards.find(name, path)
-        numpy.check([info])
-        return numpy.view(info, self._cleared(where).view(info.begin, info.end))
-
-    def tensor_infos(self, *paths: str) -> dict[str, TensorInfo]:
-        """{name: dtype, shape and place in its file}, from the headers alone."""
-        self._gate.check()
-        return {name: info for name, (_, info) in self._shards.locate(paths).items()}
 
     def read_bytes(self, path: str) -> memoryview:
         """A whole file as a read-only memoryview over the decrypted memory."""
@@ -208,7 +173,8 @@ class Model:
         self._gate.drop()
         with self._lock:
             self._end()
-            return tuple(path for path, resident in self._residents.items() if resident.alive)
+            alive = [path for path, resident in self._residents.items() if resident.alive]
+            return tuple(dict.fromkeys([*alive, *self._lent.alive()]))
 
     def __enter__(self) -> Self:
         return self
@@ -248,36 +214,20 @@ class Model:
             error.add_note(f"closing the model failed as well: {second}")
 
     def _release(self) -> list[str]:
-        return [path for path, resident in self._residents.items() if not resident.release()]
+        self._end_streams()
+        alive = [path for path, resident in self._residents.items() if not resident.release()]
+        return list(dict.fromkeys([*alive, *self._lent.alive()]))
+
+    def _end_streams(self) -> None:
+        for stream in list(self._streams):
+            stream.close()
 
     def _end(self) -> None:
+        self._end_streams()
         for resident in self._residents.values():
             resident.seal()
         if self._folder is not None:
             self._folder.close()
-
-    def _views(
-        self,
-        engine: Any,  # noqa: ANN401
-        paths: Sequence[str],
-        take: Callable[[Resident, int, int], memoryview],
-    ) -> dict[str, Any]:
-        chosen = [self._granted(path) for path in self._shards.choose(paths)]
-        self._check_fits(chosen)
-        located = self._shards.locate(paths)
-        engine.check(info for _, info in located.values())
-        load_all(chosen)
-        # One view a file, sliced: a look at gate, lock and gaps for each tensor adds up.
-        whole = {resident.path: take(resident, 0, resident.size) for resident in chosen}
-        return {
-            name: engine.view(info, whole[path][info.begin : info.end])
-            for name, (path, info) in located.items()
-        }
-
-    def _check_fits(self, residents: Iterable[Resident]) -> None:
-        missing = sum(resident.missing for resident in residents)
-        if missing:
-            self._fits(missing)
 
     def _cleared(self, path: str) -> Resident:
         resident = self._granted(path)

@@ -66,6 +66,11 @@ class Resident:
         return self.entry.size
 
     @property
+    def payload(self) -> int:
+        """Plaintext bytes of a segment: the least that is ever decrypted."""
+        return self._payload
+
+    @property
     def missing(self) -> int:
         """Bytes that aren't decrypted yet."""
         with self._lock:
@@ -122,10 +127,11 @@ class Resident:
         with self.view(begin, end) as view:
             return bytes(view)
 
-    def fill(self, out: memoryview) -> None:
-        """Write the whole file into `out`, keeping nothing but what is in memory already."""
-        for begin, end in self._strides(0, self.size):
-            with self._lock, out[begin:end] as part:
+    def fill(self, out: memoryview, start: int = 0) -> None:
+        """Write the file's bytes from `start` on into the whole of `out`, keeping nothing but what
+        is in memory already."""
+        for begin, end in self._strides(start, start + len(out)):
+            with self._lock, out[begin - start : end - start] as part:
                 self._gate.check()
                 if next(self._gaps(begin, end), None) is None:
                     with self._mapped().view(begin, end) as view:
