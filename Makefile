@@ -14,6 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= 2
 FUZZ_SECONDS ?= 60
 LOAD_SECONDS ?= 60
+BENCH ?= full
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-stack stack stack-servers servers install engines vllm test lint bench load docs docs-write fuzz clean
@@ -26,7 +27,7 @@ help:
 	@echo "make engines  torch, transformers, onnxruntime, ... for the tests that need them (6 GB)"
 	@echo "make vllm    vLLM on a CPU, in .venv-vllm, for its tests (6 GB)"
 	@echo "make lint    ruff, mypy, import layers"
-	@echo "make bench   the numbers of README.md, one JSON line each"
+	@echo "make bench   the numbers of README.md, one JSON line each (BENCH=quick: a few of them)"
 	@echo "make load    a thousand pods, then everything at once for LOAD_SECONDS=$(LOAD_SECONDS)"
 	@echo "make docs    check the documents: help texts, links, names of tests"
 	@echo "make fuzz    the fuzz targets, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
@@ -65,7 +66,7 @@ lint: install
 	$(BIN)/lint-imports
 
 bench: install
-	@$(BIN)/python tests/bench/run.py
+	@$(BIN)/python tests/bench/run.py --effort $(BENCH)
 
 load: servers
 	@PYTHONPATH=tests $(BIN)/python -m support.run_load --seconds $(LOAD_SECONDS)

@@ -16,7 +16,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from measure import back_memory, interleaved, report
-from weights import mmap_and, read_all, touch, write_safetensors
+from weights import human, mmap_and, read_all, touch, write_safetensors
 
 import modelvault
 from modelvault import wiring
@@ -52,8 +52,8 @@ def plain_numpy(path: Path) -> None:
         touch(memoryview(array).cast("B"))
 
 
-def cryptotensors_file(plain: Path, path: Path) -> None:
-    """The same tensors in cryptotensors' format, its keys registered in this process."""
+def cryptotensors_file(plain: Path, path: Path) -> list[dict[str, str]]:
+    """The same tensors in cryptotensors' format; its keys, registered in this process."""
     import cryptotensors
     from cryptotensors.numpy import save_file
     from safetensors.numpy import load_file
@@ -70,8 +70,10 @@ def cryptotensors_file(plain: Path, path: Path) -> None:
         "x": text(signer.public_key().public_bytes_raw()),
         "kid": "bench-s",
     }
-    cryptotensors.register_tmp_key_provider(keys=[encrypting, signing])
+    keys = [encrypting, signing]
+    cryptotensors.register_tmp_key_provider(keys=keys)
     save_file(load_file(plain), path, config={"enc_key": encrypting, "sign_key": signing})
+    return keys
 
 
 def cryptotensors_load(path: Path) -> None:
@@ -158,7 +160,7 @@ def push_case(folder: Path, size: int) -> None:
         seconds = interleaved(cases, PUSH_ROUNDS, tidy=tidy)
     report(
         "push",
-        "1 GiB",
+        human(size),
         ours=seconds["ours"],
         other=seconds["cp"],
         other_name="cp and fsync",

@@ -7,8 +7,10 @@ import mmap
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 Case = Callable[[], object]
+_kept: Path | None = None
 
 
 def nothing() -> None:
@@ -108,4 +110,20 @@ def _line(
         "goal": goal,
         "holds": ratio <= goal,
     }
-    print(json.dumps(line), flush=True)
+    emit(line)
+
+
+def emit(line: dict[str, object]) -> None:
+    """Print one line of JSON, and keep it where `keep` said."""
+    text = json.dumps(line)
+    print(text, flush=True)
+    if _kept is not None:
+        with _kept.open("a") as file:
+            file.write(text + "\n")
+
+
+def keep(file: Path) -> None:
+    """From now on, all lines go to this new file too."""
+    global _kept
+    file.write_text("")
+    _kept = file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from load import vault
@@ -46,17 +47,17 @@ def peak(vault: dict[str, str], reference: str, what: str, path: Path) -> int:
     return int(done.stdout)
 
 
-def memory_cases(folder: Path) -> None:
+def memory_cases(folder: Path, sizes: Sequence[int] = (GIB // 4, GIB)) -> None:
     """Load: plaintext x 1.02 + 64 MiB above an idle session; push: 192 MiB for any size."""
     folder.mkdir()
     with vault(folder) as session:
-        for size in (GIB // 4, GIB):
+        for size in sizes:
             plain = folder / f"{size}.safetensors"
             write_safetensors(plain, size, 32)
             session.push(plain, f"m:s{size}")
     embedded = {"MODELVAULT_HOME": str(folder / "home")}
     idle = peak(embedded, "m", "nothing", folder)
-    for size in (GIB // 4, GIB):
+    for size in sizes:
         name = f"{size // MIB} MiB"
         plain = folder / f"{size}.safetensors"
         report(

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
 from load import ours, vault
 from measure import interleaved, report
-from weights import GIB, write_safetensors
+from weights import GIB, human, write_safetensors
 
 from modelvault.adapters.objects_folder import FolderStore
 from modelvault.crypto.floe import HEADER_BYTES, Geometry
+from modelvault.loader.model import Model
 
 ROUNDS = 9
+TENSORS = 32
 
 
-def one_tensor_case(folder: Path) -> None:
-    """Bytes read at the store for one 32 MiB tensor of a 1 GiB file."""
-    folder.mkdir()
-    plain = folder / "model.safetensors"
-    write_safetensors(plain, GIB, 32)
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """The sizes of all reads at the store, weights and leaf lists alike."""
     read: list[int] = []
     inner = FolderStore.read_into
 
@@ -29,27 +31,57 @@ def one_tensor_case(folder: Path) -> None:
         read.append(len(buffer))
         inner(store, name, offset, buffer)
 
+    with mock.patch.object(FolderStore, "read_into", counting):
+        yield read
+
+
+def one_tensor_case(folder: Path, size: int = GIB) -> None:
+    """Bytes read at the store for one tensor, a 32nd of a file."""
+    folder.mkdir()
+    plain = folder / "model.safetensors"
+    write_safetensors(plain, size, TENSORS)
     with vault(folder) as session:
         session.push(plain, "m:one")
-        with (
-            mock.patch.object(FolderStore, "read_into", counting),
-            session.load("m:one", purpose="inference") as model,
-        ):
+        with counted() as read, session.load("m:one", purpose="inference") as model:
             entry = model.manifest.files[0]
             geometry = Geometry(entry.segment_length)
             view = model.tensor("layers.7.weight")
-            size = view.nbytes
+            own = -(-view.nbytes // geometry.payload) + 1
             del view
-    own = -(-size // geometry.payload) + 1
     allowed = (own + 1) * entry.segment_length + 32 * (1 + geometry.segments(entry.size))
     report(
         "bytes read for one tensor",
-        "32 MiB of 1 GiB",
+        f"{human(size // TENSORS)} of {human(size)}",
         ours=sum(read),
         other=allowed + HEADER_BYTES,
         other_name="its segments + header + leaf list",
         unit="bytes",
         goal=1.0,
+    )
+
+
+def first_tensor_case(folder: Path, size: int = GIB) -> None:
+    """Bytes read at the store before the first tensor of a stream can be used."""
+    if not hasattr(Model, "iter_tensors"):
+        return
+    folder.mkdir()
+    plain = folder / "model.safetensors"
+    write_safetensors(plain, size, TENSORS)
+    with vault(folder) as session:
+        session.push(plain, "m:first")
+        with counted() as read, session.load("m:first", purpose="inference") as model:
+            stream = model.iter_tensors()
+            next(stream)
+            before = sum(read)
+            stream.close()
+    report(
+        "bytes read before the first tensor",
+        f"iter_tensors() of {human(size)}, {TENSORS} tensors",
+        ours=before,
+        other=plain.stat().st_size,
+        other_name="the whole file",
+        unit="bytes",
+        goal=0.1,
     )
 
 

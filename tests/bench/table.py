@@ -19,6 +19,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for text in sys.stdin:
         line = json.loads(text)
+        if "ratio" not in line:
+            continue  # the machine, or a figure that is compared elsewhere
         ours, other = (shown(line[side], line["unit"]) for side in ("ours", "other"))
         met = "" if line["holds"] else " (missed)"
         print(

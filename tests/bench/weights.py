@@ -13,6 +13,14 @@ import numpy as np
 GIB = 1 << 30
 
 
+def human(size: int) -> str:
+    """A round number of bytes as people say it: `64 MiB`."""
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size >= 1 << power:
+            return f"{size >> power} {unit}"
+    return f"{size} bytes"
+
+
 def write_safetensors(path: Path, size: int, tensors: int) -> None:
     """A float32 file of `tensors` equal tensors of `size` bytes together."""
     each = size // tensors

@@ -1,0 +1,159 @@
+"""Loads of one file by everybody, in turn: warm or cold, with so many threads.
+
+Each contestant works in a process of its own; this one tells them when. Of the rounds' seconds the
+median counts, of their bytes the most.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+from cold import evict
+from contestants import CONTESTANTS, Source, remove
+from measure import back_memory, emit
+from weights import human, write_safetensors
+
+_WORKER = Path(__file__).with_name("worker.py")
+_SECONDS = ("first_s", "total_s", "cpu_s")
+# Where libraries look for their number of threads.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "TOKIO_WORKER_THREADS")
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """A file: bytes of its tensors, and how many of them there are."""
+
+    size: int
+    tensors: int
+
+    def __str__(self) -> str:
+        return f"{human(self.size)}, {self.tensors} tensors"
+
+
+class Worker:
+    """One contestant's process."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, str(_WORKER), name, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **dict.fromkeys(_THREADS, str(threads))},
+        )
+        self.told = self._answer()
+        self.missing: str | None = self.told.get("missing")
+
+    def prepare(self, plain: Path, folder: Path) -> Source:
+        return self._ask(do="prepare", plain=str(plain), folder=str(folder))
+
+    def load(self, source: Source) -> dict[str, float]:
+        return self._ask(do="load", source=source)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+        self._process.stdout.close()  # type: ignore[union-attr]
+
+    def _ask(self, **ask: object) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(ask) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with {self._process.wait()}")
+        return json.loads(line)
+
+
+@contextmanager
+def workers(names: Sequence[str], threads: int) -> Iterator[list[Worker]]:
+    """A process of each; those whose package isn't installed say so and are among them."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(Worker(name, threads)) for name in names]
+
+
+@contextmanager
+def prepared(crew: Sequence[Worker], shape: Shape, folder: Path) -> Iterator[dict[str, Source]]:
+    """The file of that shape, as each kind of contestant wants it."""
+    folder.mkdir()
+    plain = folder / "model.safetensors"
+    write_safetensors(plain, shape.size, shape.tensors)
+    sources: dict[str, Source] = {}
+    for worker in crew:
+        kind = worker.told.get("kind")
+        if kind is not None and kind not in sources:
+            sources[kind] = worker.prepare(plain, folder)
+    os.sync()
+    try:
+        yield sources
+    finally:
+        for source in sources.values():
+            remove(source)
+        shutil.rmtree(folder)
+
+
+def race(
+    crew: Sequence[Worker],
+    sources: dict[str, Source],
+    shape: Shape,
+    *,
+    cache: str,
+    threads: int,
+    rounds: int,
+) -> dict[str, dict[str, float]]:
+    """One line of figures for each contestant, also returned by name; one warm-up, then all take
+    turns, `rounds` times. `cache` is `warm` or `cold`."""
+    where = {"size": shape.size, "tensors": shape.tensors, "cache": cache, "threads": threads}
+    found: dict[str, list[dict[str, float]]] = {}
+    for number in range(rounds + 1):
+        for worker in crew:
+            if worker.missing is None:
+                source = sources[worker.told["kind"]]
+                back_memory(2 * shape.size)
+                if cache == "cold":
+                    evict(Path(file) for file in source["files"])
+                figures = worker.load(source)
+                if number:
+                    found.setdefault(worker.name, []).append(figures)
+    for worker in crew:
+        contestant = {"contestant": worker.name, "label": CONTESTANTS[worker.name].label}
+        if worker.missing is not None:
+            emit({"reading": "load", **where, **contestant, "missing": worker.missing})
+        else:
+            emit({"reading": "load", **where, **contestant, **_summed_up(found[worker.name])})
+    return {name: _summed_up(rows) for name, rows in found.items()}
+
+
+def not_measured(names: Sequence[str], shape: Shape, cache: str, threads: int, why: str) -> None:
+    """The lines of a race that this machine can't hold."""
+    where = {"size": shape.size, "tensors": shape.tensors, "cache": cache, "threads": threads}
+    for name in names:
+        contestant = {"contestant": name, "label": CONTESTANTS[name].label}
+        emit({"reading": "load", **where, **contestant, "missing": why})
+
+
+def _summed_up(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {
+        name: round(statistics.median(row[name] for row in rows), 6)
+        if name in _SECONDS
+        else max(row[name] for row in rows)
+        for name in rows[0]
+    }
