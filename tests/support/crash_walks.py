@@ -9,6 +9,7 @@ modules imported and no threads, on a fresh copy of one home.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -150,15 +151,36 @@ def fresh_copy(template: Path, name: str) -> Path:
     return place / "home"
 
 
-def kill(walk: Walk, template: Path, number: int, point: Point) -> str:
-    """Kill the walk there, on a copy of its own, and look; what was wrong, or nothing."""
+def left(place: Path) -> bytes:
+    """All that a killed walk has left on the disk, as a digest.
+
+    SQLite's index of its log isn't looked at: whoever opens the database next makes it anew.
+    """
+    files = sorted(path for path in place.rglob("*") if not path.name.endswith("-shm"))
+    digest = hashlib.sha256()
+    for path in files:
+        data = path.read_bytes() if path.is_file() and path.name != "log" else b""
+        digest.update(f"{path.relative_to(place)} {len(data)}\n".encode() + data)
+    return digest.digest()
+
+
+def kill(walk: Walk, template: Path, number: int, point: Point, seen: set[bytes]) -> str:
+    """Kill the walk there, on a copy of its own, and look; what was wrong, or nothing.
+
+    What left the disk as another point did, byte by byte, has been looked at (`seen`).
+    """
     home = fresh_copy(template, f"run{number}")
     try:
         status = run(walk, home, home.parent / "log", point)
         if status != signal.SIGKILL:
             return f"it wasn't killed there: {status}"
-        checked = forked(lambda: walk.check(home))
-        return "" if checked == 0 else "what must hold afterwards doesn't; see the output"
+        state = left(home.parent)
+        if state in seen:
+            return ""
+        if forked(lambda: walk.check(home)) != 0:
+            return "what must hold afterwards doesn't; see the output"
+        seen.add(state)
+        return ""
     finally:
         shutil.rmtree(home.parent)
 
@@ -167,8 +189,9 @@ def kill_at_each(walk: Walk, template: Path, chosen: list[Point]) -> dict[str, s
     """What was wrong, by point; several processes share the work."""
 
     def share(first: int) -> None:
+        seen: set[bytes] = set()
         wrong = {
-            f"{point.label} #{point.nth}": kill(walk, template, number, point)
+            f"{point.label} #{point.nth}": kill(walk, template, number, point, seen)
             for number, point in list(enumerate(chosen))[first::AT_ONCE]
         }
         (template.parent / f"wrong{first}").write_text(json.dumps(wrong))
