@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from modelvault.errors import Conflict, InvalidRequest
 from modelvault.loader.ahead import Ahead
@@ -35,6 +35,35 @@ def check_window(window: int) -> int:
             "bad_window", f"a window of {window} bytes; the least is {_LEAST:,}", "leave it out"
         )
     return window
+
+
+class Stream(Protocol):
+    """What `iter_tensors` gives: pairs of name and tensor, until it is closed."""
+
+    def __iter__(self) -> Self:
+        """Itself."""
+        ...
+
+    def __next__(self) -> tuple[str, Any]:
+        """The next pair."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what wasn't asked for yet."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        ...
 
 
 class TensorStream:

@@ -13,7 +13,7 @@ from modelvault.loader.resident import Resident, load_all
 from modelvault.loader.shards import Shards
 from modelvault.loader.source import Fits, Gate
 from modelvault.loader.spans import spans
-from modelvault.loader.streams import WINDOW, TensorStream
+from modelvault.loader.streams import WINDOW, Stream, TensorStream
 from modelvault.weights.gguf import in_bytes
 from modelvault.weights.index import Located
 from modelvault.weights.safetensors import TensorInfo
@@ -21,7 +21,6 @@ from modelvault.weights.safetensors import TensorInfo
 if TYPE_CHECKING:
     from modelvault.loader.engines.modules import Loaded
     from modelvault.loader.engines.numpy import Array
-    from modelvault.loader.engines.staging import StagedTensors
     from modelvault.loader.slices import TensorSlice
 
 Framework = Literal["torch", "numpy", "pt", "np"]
@@ -35,7 +34,7 @@ class Tensors:
     _fits: Fits
     _shards: Shards
     _lent: Lent
-    _streams: weakref.WeakSet[TensorStream | StagedTensors]
+    _streams: weakref.WeakSet[Stream]
 
     def tensors(self, *paths: str) -> dict[str, Array]:
         """{name: read-only numpy array over the decrypted memory} of the safetensors files named,
@@ -74,9 +73,7 @@ class Tensors:
         self._gate.check()
         return {name: info for name, (_, info) in self._shards.locate(paths).items()}
 
-    def iter_tensors(
-        self, *paths: str, device: object = None, window: int = WINDOW
-    ) -> TensorStream | StagedTensors:
+    def iter_tensors(self, *paths: str, device: object = None, window: int = WINDOW) -> Stream:
         """(name, torch.Tensor) of the files named or of all, one after the other, decrypted ahead
         by a thread; nothing of it stays in this model.
 
@@ -93,7 +90,7 @@ class Tensors:
         target = _device(device)
         located = self._located(torch, paths)
         if target is None:
-            stream: TensorStream | StagedTensors = TensorStream(
+            stream: Stream = TensorStream(
                 located.values(), self._cleared, self._lent, torch.view, self._fits, window
             )
         else:

@@ -15,12 +15,14 @@ from modelvault.errors import InvalidRequest, ModelVaultError, Unavailable
 from modelvault.loader import metrics
 from modelvault.loader.metrics import Stats
 from modelvault.loader.model import Model
+from modelvault.loader.streams import WINDOW, Stream
 from modelvault.manifest import FileEntry, Manifest
-from modelvault.sharing.host import VARIABLE
+from modelvault.sharing.host import SOCKET, VARIABLE
 from modelvault.sharing.link import Link
 from modelvault.sharing.memory import Seen
 from modelvault.sharing.messages import Description
 from modelvault.sharing.page import ReadPage
+from modelvault.sharing.stream import SharedStream
 
 
 def attach(
@@ -48,6 +50,8 @@ def attach(
             f"this process runs under no `modelvault run`: {VARIABLE} isn't set",
             f"start it by `modelvault run`, or with the environment of a Host ({VARIABLE})",
         )
+    if os.path.isdir(address):  # noqa: PTH112
+        address = os.path.join(address, SOCKET)  # noqa: PTH118
     watching = Link(address)
     try:
         return _join(address, watching, on_revoked, clock)
@@ -72,7 +76,7 @@ def _join(
         watching.close()
         link.close()
 
-    model = Model(
+    model = AttachedModel(
         Manifest.from_bytes(description.manifest),
         description.paths,
         lambda entry: _Reader(link, entry),
@@ -87,6 +91,24 @@ def _join(
     weakref.finalize(model, closed)
     watch.follow(watching, weakref.ref(model), on_revoked)
     return model
+
+
+class AttachedModel(Model):
+    """A Model whose tensors in a stream are views, too: what others decrypted isn't copied."""
+
+    def iter_tensors(self, *paths: str, device: object = None, window: int = WINDOW) -> Stream:
+        """(name, torch.Tensor) of the files named or of all, one after the other, over the shared
+        memory; the holder decrypts what comes next meanwhile. Without `device` (or on the CPU)
+        there is no window: the memory is the holder's, and all of it stays until this model is
+        closed. Otherwise as `Model.iter_tensors`.
+        """
+        from modelvault.loader.engines import torch
+
+        if device is not None and torch.other_device(device) is not None:
+            return super().iter_tensors(*paths, device=device, window=window)
+        stream = SharedStream(self._located(torch, paths).values(), self._cleared, torch.view)
+        self._streams.add(stream)
+        return stream
 
 
 class Attached(Seen):

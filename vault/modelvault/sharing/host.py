@@ -33,7 +33,8 @@ from modelvault.sharing.peers import Peer
 from modelvault.sharing.served import Served
 from modelvault.sharing.shelf import Shelf
 
-VARIABLE = "MODELVAULT_RUN"
+VARIABLE = "MODELVAULT_RUN"  # a socket, or the folder that it lies in
+SOCKET = "host"  # its name there
 MAX_CONNECTIONS = 512
 MAX_OF_ONE = 8  # connections of one process
 LINGER_S = 60.0
@@ -242,7 +243,7 @@ def _address(socket_path: str | Path | None) -> tuple[str, str | None]:
     for place in (None, _SHARED_MEMORY):
         with suppress(OSError):
             folder = tempfile.mkdtemp(prefix="modelvault-host-", dir=place)
-            address = f"{folder}/socket"
+            address = f"{folder}/{SOCKET}"
             if len(os.fsencode(address)) <= _MAX_ADDRESS:
                 return address, folder
             Path(folder).rmdir()

@@ -181,5 +181,5 @@ def _gone(address: str) -> Unavailable:
     return Unavailable(
         "host_gone",
         f"nobody serves a model at {address}: the process that held it has ended, or hung up",
-        "start it again, with what it runs",
+        "start it again, with what it runs; `modelvault run` shares its model with --stream",
     )

@@ -1,0 +1,89 @@
+"""Tensors in a stream, over memory that is shared: what comes next is decrypted meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from modelvault.loader.ahead import Ahead
+from modelvault.loader.resident import Resident
+from modelvault.loader.spans import Span, spans
+from modelvault.weights.index import Located
+from modelvault.weights.safetensors import TensorInfo
+
+_TOGETHER = 64 << 20  # neighbours are asked for together up to here: enough for all cores
+
+
+class SharedStream:
+    """Pairs of name and tensor, in the order of the files. Threads may share one: each pair goes
+    to one of them. `close()` and the end of a `with` end it.
+
+    The tensors are views of the shared memory: nothing is copied, and none has to be dropped.
+    """
+
+    def __init__(
+        self,
+        located: Iterable[Located],
+        residents: Callable[[str], Resident],
+        view: Callable[[TensorInfo, memoryview], Any],
+    ) -> None:
+        self._residents = residents
+        self._view = view
+        self._spans = iter(spans(located, _TOGETHER))
+        self._ahead: Ahead[Span | None] | None = self._begin()
+        self._ready: deque[tuple[str, Any]] = deque()
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[str, Any]:
+        """Raises what `Model.state_dict` raises."""
+        with self._lock:
+            while not self._ready:
+                self._advance()
+            return self._ready.popleft()
+
+    def close(self) -> None:
+        """Let go of what wasn't asked for yet. What was handed out stays as it is."""
+        with self._lock:
+            ahead, self._ahead = self._ahead, None
+            if ahead is not None:
+                ahead.wait()
+            self._ready.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _begin(self) -> Ahead[Span | None]:
+        span = next(self._spans, None)
+
+        def fetch() -> Span | None:
+            if span is not None:
+                self._residents(span.path).need(span.begin, span.end)
+            return span
+
+        return Ahead(fetch)
+
+    def _advance(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        span = None if ahead is None else ahead.result()
+        if span is None:
+            raise StopIteration
+        self._ahead = self._begin()
+        memory = self._residents(span.path).shared(span.begin, span.end)
+        for info in span.tensors:
+            begin = info.begin - span.begin
+            tensor = self._view(info, memory[begin : begin + info.size])
+            self._ready.append((info.name, tensor))
