@@ -5,7 +5,8 @@ from __future__ import annotations
 from fuzz.harness import check_message, main
 from modelvault.errors import IntegrityError
 from modelvault.weights.onnx import externals
-from support.onnx_files import external, field, graph_of, inline, model_of
+from modelvault.weights.protobuf import field
+from support.onnx_files import external, graph_of, inline, model_of
 
 _NODE = field(1, field(5, field(5, external("c.bin")) + field(6, graph_of(external("d.bin")))))
 

@@ -2,21 +2,7 @@
 
 from __future__ import annotations
 
-
-def varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def field(number: int, value: bytes | int) -> bytes:
-    """A part of a message: bytes (also a message within), or a number."""
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
+from modelvault.weights.protobuf import field
 
 
 def entry(key: str, value: str | bytes) -> bytes:

@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelvault.errors import IntegrityError
-from modelvault.weights import onnx
+from modelvault.weights import protobuf
 from modelvault.weights.onnx import External, externals
-from support.onnx_files import entry, external, field, graph_of, inline, model_of, varint
+from modelvault.weights.protobuf import field, varint
+from support.onnx_files import entry, external, graph_of, inline, model_of
 
 
 def read(data: bytes, path: str = "m.onnx") -> tuple[External, ...]:
@@ -158,10 +159,10 @@ def test_weights_within_a_model_are_not_read() -> None:
 
 
 def test_the_walk_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx, "MAX_FIELDS", 10)
+    monkeypatch.setattr(protobuf, "MAX_FIELDS", 10)
     with pytest.raises(IntegrityError, match="more than 10 fields"):
         read(field(1, 8) * 11)
-    monkeypatch.setattr(onnx, "MAX_BYTES", 100)
+    monkeypatch.setattr(protobuf, "MAX_BYTES", 100)
     with pytest.raises(IntegrityError, match="more than 100 bytes"):
         read(field(99, bytes(101)) + field(1, 8))
 
