@@ -12,6 +12,7 @@ from typing import Self
 
 from modelvault.access import Obligations
 from modelvault.errors import AccessDenied, Conflict, ModelVaultError, NotFound
+from modelvault.loader.formats import Formats
 from modelvault.loader.lent import Lent
 from modelvault.loader.memory import check_fits
 from modelvault.loader.metrics import Stats
@@ -26,7 +27,7 @@ from modelvault.manifest import Manifest
 from modelvault.reference import Reference
 
 
-class Model(Tensors):
+class Model(Tensors, Formats):
     """The granted files of one version; bytes are decrypted when they are first used, once.
 
     All may be called by many threads at once. Every access raises AccessDenied once the lease is

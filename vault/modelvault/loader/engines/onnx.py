@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from modelvault.errors import IntegrityError, InvalidRequest
@@ -10,21 +10,21 @@ from modelvault.loader.resident import Resident
 from modelvault.weights import onnx, onnx_light
 
 Residents = Callable[[str], Resident]
-Configure = Callable[[Any], None]
+Configure = Callable[[Any], object]
 
 
 def session(
     path: str,
     residents: Residents,
-    holds: Callable[[str], bool],
+    held: Collection[str],
     configure: Configure | None,
     more: dict[str, Any],
 ) -> Any:  # noqa: ANN401
     """An onnxruntime.InferenceSession of the model at `path`, with `more` keywords for it.
 
-    `residents` gives the files that may be read, `holds` says whether the version has one. The
-    weights are handed over where they lie; onnxruntime makes its own copy of each while the
-    session is made, and then the memory here is wiped.
+    `residents` gives the files that may be read, `held` are all paths of the version. The weights
+    are handed over where they lie; onnxruntime makes its own copy of each while the session is
+    made, and then the memory here is wiped.
 
     Raises InvalidRequest (`missing_extra`), IntegrityError (`bad_onnx`, `missing_external_data`),
     and what reading the files raises.
@@ -33,7 +33,7 @@ def session(
     model = residents(path)
     used = {onnx_light.location(path): model}
     for each in onnx.externals(model.copy, model.size, path):
-        used[each.location] = _external(path, each, residents, holds)
+        used[each.location] = _external(path, each, residents, held)
     options = runtime.SessionOptions()
     if configure is not None:
         configure(options)
@@ -55,7 +55,9 @@ def _made(
     options.add_external_initializers_from_files_in_memory(
         list(used), views, [len(view) for view in views]
     )
-    return _class(runtime)(light, options, **more)
+    session = _class(runtime)(light, options, **more)
+    session.disable_fallback()  # to other providers, for which it would be made again
+    return session
 
 
 def _class(runtime: Any) -> Any:  # noqa: ANN401
@@ -75,9 +77,9 @@ def _class(runtime: Any) -> Any:  # noqa: ANN401
 
 
 def _external(
-    path: str, each: onnx.External, residents: Residents, holds: Callable[[str], bool]
+    path: str, each: onnx.External, residents: Residents, held: Collection[str]
 ) -> Resident:
-    if not holds(each.path):
+    if each.path not in held:
         raise IntegrityError(
             "missing_external_data",
             f"{path}: its weights lie in {each.path!r}, which this version doesn't hold",
@@ -108,6 +110,6 @@ def _onnxruntime() -> Any:  # noqa: ANN401
         raise InvalidRequest(
             "missing_extra",
             "onnx_session() needs onnxruntime, which isn't installed",
-            "pip install onnxruntime (or onnxruntime-gpu), or use read_bytes() with another engine",
+            "pip install 'encrypted-model-vault[onnx]', or onnxruntime-gpu by itself",
         ) from None
     return onnxruntime
