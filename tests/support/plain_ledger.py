@@ -154,7 +154,8 @@ class PlainLedger:
             if version is None or version.hidden_at is not None:
                 raise NotFound("no_version", "")
             place = row.tenant, row.model, row.tag
-            old = state.tags[place].serial if place in state.tags else 0
+            floor = state.models[row.tenant, row.model].tag_floor
+            old = state.tags[place].serial if place in state.tags else floor
             if old != expected_serial or row.serial != expected_serial + 1:
                 raise Conflict("serial_moved", "")
             state.tags[place] = row
@@ -342,7 +343,10 @@ class PlainLedger:
     def fingerprints(self, artifacts: Collection[str]) -> dict[tuple[str, str], bytes]:
         return {one: mark for one, mark in self._state.marks.items() if one[0] in artifacts}
 
-    def hide(self, tenant: str, model: str, version: int | None, at: int, entry: Entry) -> None:
+    def hide(
+        self, tenant: str, model: str, version: int | None, at: int, entry: Entry,
+        tagged: Collection[str] = (),
+    ) -> None:  # fmt: skip
         with self._change() as state:
             if version is None:
                 if (tenant, model) not in state.models:
@@ -356,10 +360,18 @@ class PlainLedger:
                 if hidden[0] not in state.versions:
                     raise NotFound("no_version", "")
                 changed = state.versions[hidden[0]].hidden_at is None
-                if changed and any(
-                    (tag.tenant, tag.model, tag.version) == hidden[0] for tag in state.tags.values()
-                ):
+                own = {
+                    place: tag
+                    for place, tag in state.tags.items()
+                    if (tag.tenant, tag.model, tag.version) == hidden[0]
+                }
+                if changed and not set(tagged).issuperset(tag.tag for tag in own.values()):
                     raise Conflict("tagged", "")
+                for place, tag in own.items():
+                    del state.tags[place]
+                    row = state.models[tenant, model]
+                    floor = max(row.tag_floor, tag.serial)
+                    state.models[tenant, model] = but(row, tag_floor=floor)
             for place in hidden:
                 old = state.versions[place]
                 state.versions[place] = but(old, hidden_at=old.hidden_at or at)

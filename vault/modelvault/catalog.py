@@ -15,7 +15,11 @@ def holder(subject: str, instance: str | None) -> str:
 
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A model: its signed record, the head of its versions and the lowest KEK version in use."""
+    """A model: its signed record, the head of its versions and the lowest KEK version in use.
+
+    `tag_floor` is the highest serial of the tags that were deleted with a version: those that come
+    anew go on from there, since clients remember serials.
+    """
 
     tenant: str
     model: str
@@ -28,6 +32,7 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     head_version: int = 0
     head_manifest: str | None = None
     hidden_at: int | None = None
+    tag_floor: int = 0
 
 
 class VersionRow(msgspec.Struct, frozen=True, kw_only=True):

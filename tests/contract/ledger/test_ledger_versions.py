@@ -144,6 +144,24 @@ class TestHide:
             scene.ledger.hide("default", "m", 1, scene.now, entry())
         assert scene.ledger.version("default", "m", 1) == version
 
+    def test_tags_that_may_go_with_it(self, scene: Scene) -> None:
+        """All of them must be named; a tag that comes anew goes on with a higher serial."""
+        version = scene.push()
+        for serial in (1, 2, 3):
+            scene.tag(version, "step-1", serial=serial)
+        scene.tag(version, "best")
+        with refused(scene.ledger, Conflict, "tagged"):
+            scene.ledger.hide("default", "m", 1, scene.now, entry(), ("step-1", "step-2"))
+        assert len(scene.ledger.tags("default", "m")) == 2
+        scene.ledger.hide("default", "m", 1, scene.now, entry(), ("step-1", "best"))
+        assert scene.ledger.tags("default", "m") == []
+        assert scene.ledger.model("default", "m").tag_floor == 3
+        other = scene.push()
+        for tag in ("step-1", "new"):
+            with refused(scene.ledger, Conflict, "serial_moved"):
+                scene.ledger.put_tag(scene.tag_row(other, tag), 0, entry())
+            scene.ledger.put_tag(scene.tag_row(other, tag, serial=4), 3, entry())
+
     def test_missing(self, scene: Scene) -> None:
         with refused(scene.ledger, NotFound, "no_model"):
             scene.ledger.hide("default", "x", None, scene.now, entry())

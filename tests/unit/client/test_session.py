@@ -48,7 +48,7 @@ PASSED_ON: list[tuple[Callable[[Session], object], Call]] = [
         lambda s: s.classify("m", classification="public"),
         ("classify", ("m",), {"owner": None, "classification": "public"}),
     ),
-    (lambda s: s.delete("m@1"), ("delete", ("m@1",), {})),
+    (lambda s: s.delete("m@1"), ("delete", ("m@1", ()), {})),
     (lambda s: s.rotate("m"), ("rotate", ("m",), {})),
     (
         lambda s: s.revoke("lease", "0" * 32, reason="r", for_s=9),

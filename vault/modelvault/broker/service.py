@@ -235,9 +235,9 @@ class LocalBroker:
         """See ports.broker.Steward."""
         return self._steward.tag(caller, reference, tag)
 
-    def delete(self, caller: Caller, reference: str) -> None:
+    def delete(self, caller: Caller, reference: str, tags: tuple[str, ...] = ()) -> None:
         """See ports.broker.Steward."""
-        self._steward.delete(caller, reference)
+        self._steward.delete(caller, reference, tags)
 
     def rotate(self, caller: Caller, reference: str) -> Rotated:
         """See ports.broker.Steward."""

@@ -136,7 +136,7 @@ class Steward:
         self, asked: Authorised, version: KnownVersion, tag: str, before: TagRow | None
     ) -> TagRow:
         """Sign and write the tag's next record. Conflict (`serial_moved`) for a lost race."""
-        serial = 0 if before is None else before.serial
+        serial = version.model.row.tag_floor if before is None else before.serial
         record = self._tag_record(version, tag, serial + 1)
         row = TagRow(
             tenant=record.tenant,
@@ -157,8 +157,11 @@ class Steward:
         self._parts.ledger.put_tag(row, serial, told)
         return row
 
-    def delete(self, caller: Caller, reference: str) -> None:
-        """Hide a version or a model from new loads; `gc` removes it after a grace."""
+    def delete(self, caller: Caller, reference: str, tags: tuple[str, ...] = ()) -> None:
+        """Hide a version or a model from new loads; `gc` removes it after a grace.
+
+        A version that has tags is hidden only where all of them are among `tags`, which go with it.
+        """
         who = self._gate.authenticate(caller, "delete", None)
         named = Reference.parse(reference)
         if named.tag is not None:
@@ -176,7 +179,8 @@ class Steward:
             version = self._gate.version(who, named)
             asked = self._gate.authorise(who, "delete", version.resource())
             number = version.manifest.version
-        self._parts.ledger.hide(named.tenant, named.model, number, who.now, entry(asked, "done"))
+        told = entry(asked, "done", tags=" ".join(tags)) if tags else entry(asked, "done")
+        self._parts.ledger.hide(named.tenant, named.model, number, who.now, told, tags)
 
     def _means(self, tag: TagRow, version: KnownVersion) -> bool:
         record = self._gate.records.tag_record(tag)

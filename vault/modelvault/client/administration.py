@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from modelvault.access import Action, Caller, Principal
 from modelvault.artifact.trust import Verified
 from modelvault.client.context import Context
@@ -45,9 +47,13 @@ class Administration:
         """Make `tag` mean the version that `reference` means now; also backwards."""
         return move_tag(self._context, Reference.parse(reference), tag)
 
-    def delete(self, reference: str) -> None:
-        """Hide a version (`name@7`) or a model (`name`); `gc` removes it after a grace."""
-        self._context.steward.delete(self._caller(), reference)
+    def delete(self, reference: str, *, tags: Sequence[str] = ()) -> None:
+        """Hide a version (`name@7`) or a model (`name`); `gc` removes it after a grace.
+
+        Raises Conflict (`tagged`) for a version with a tag that isn't among `tags`: name all that
+        may go with it.
+        """
+        self._context.steward.delete(self._caller(), reference, tuple(tags))
 
     def rotate(self, reference: str) -> Rotated:
         """Give the model a new KEK version and rewrap its keys; no file is touched."""

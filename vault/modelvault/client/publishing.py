@@ -10,7 +10,6 @@ import msgspec
 from modelvault.artifact import trust as trusting
 from modelvault.artifact.trust import Seen, Verified
 from modelvault.client.comparing import Kept
-from modelvault.client.content import Content, total
 from modelvault.client.context import Context
 from modelvault.client.upload import Sent
 from modelvault.errors import IntegrityError, InvalidRequest, ModelVaultError
@@ -67,12 +66,12 @@ def check_pushable(reference: Reference) -> None:
 
 
 def inspection(
-    contents: Sequence[Content], kinds: Mapping[str, str], skipped: tuple[str, ...]
+    kinds: Mapping[str, str], sizes: Mapping[str, int], skipped: tuple[str, ...] = ()
 ) -> Inspection:
-    """What was found; `kinds` are the formats by path."""
+    """What was found; `kinds` are the formats and `sizes` the bytes, by path."""
     return Inspection(
-        paths=tuple(content.path for content in contents),
-        size=total(contents),
+        paths=tuple(kinds),
+        size=sum(sizes[path] for path in kinds),
         formats=tuple(sorted(set(kinds.values()))),
         pickles=tuple(path for path, kind in kinds.items() if is_pickle(kind)),
         skipped=skipped,

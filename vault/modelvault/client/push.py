@@ -36,7 +36,7 @@ def inspect(scanned: Scan) -> Inspection:
     for found in scanned.files:
         with found.open() as source:
             kinds[found.path] = source.format()
-    return inspection(scanned.files, kinds, scanned.skipped)
+    return inspection(kinds, _sizes(scanned.files), scanned.skipped)
 
 
 def push(
@@ -80,7 +80,8 @@ def push(
         by_path: dict[str, Sent | Kept] = {each.file.path: each for each in sent}
         by_path |= {each.file.path: each for each in kept}
         done = [by_path[content.path] for content in contents]
-        found = inspection(contents, {each.file.path: each.format for each in done}, skipped)
+        kinds = {each.file.path: each.format for each in done}
+        found = inspection(kinds, _sizes(contents), skipped)
         told = draft(done, found, claims)
         seen = context.pins.seen()
         published = context.broker.commit(context.credentials.caller(once.hash), upload.id, told)
@@ -105,6 +106,10 @@ def push(
         unchanged_size=sum(each.entry.size for each in kept),
         published=published,
     )
+
+
+def _sizes(contents: Sequence[Content]) -> dict[str, int]:
+    return {content.path: content.size for content in contents}
 
 
 def _may_go_on(failure: BaseException) -> bool:

@@ -24,9 +24,11 @@ from modelvault.client.local import Local
 from modelvault.client.owning import Owning
 from modelvault.client.progress import Progress
 from modelvault.client.publishing import Claims, Inspection, Pushed
+from modelvault.client.saving import Saves
+from modelvault.client.saving_background import Savings
 from modelvault.client.scan import scan
 from modelvault.copies import Importing
-from modelvault.errors import Conflict
+from modelvault.errors import Conflict, ModelVaultError
 from modelvault.lease import ModelDetail, ModelSummary
 from modelvault.loader.model import Model
 from modelvault.manifest import Manifest, Provenance
@@ -36,7 +38,7 @@ from modelvault.reference import DEFAULT_TENANT, Reference
 _Names = Sequence[str]
 
 
-class Session(Administration, Bases, Between, Owning):
+class Session(Administration, Bases, Between, Owning, Saves):
     """A connection to one vault; `modelvault.connect()` makes it.
 
     Threads may use it at once. Every method may raise AuthenticationError, AccessDenied,
@@ -57,6 +59,7 @@ class Session(Administration, Bases, Between, Owning):
         self._local = local
         self._let_go = close
         self._models: weakref.WeakSet[Model] = weakref.WeakSet()
+        self._savings = Savings()
         self._closed = False
 
     # in and out
@@ -221,16 +224,21 @@ class Session(Administration, Bases, Between, Owning):
         return self._context.trust
 
     def close(self) -> None:
-        """Close all models that are open, then the vault. Idempotent.
+        """Close all models that are open, wait for a save in the background, close the vault.
+        Idempotent.
 
-        Raises Conflict (`views_alive`), with everything still open, while a tensor of one is used.
+        Raises Conflict (`views_alive`), with everything still open, while a tensor of one is used;
+        and once all is closed, what a save in the background failed with that nobody waited for.
         """
         if self._closed:
             return
         for model in builtins.list(self._models):
             model.close()
         self._closed = True
-        self._let_go()
+        try:
+            self._savings.finish()
+        finally:
+            self._let_go()
 
     def __enter__(self) -> Self:
         return self
@@ -243,10 +251,12 @@ class Session(Administration, Bases, Between, Owning):
     ) -> None:
         try:
             self.close()
-        except Conflict:
+        except ModelVaultError as failed:
             if error is None:
                 raise
-            # The error that is on its way holds the frames whose views are alive; it tells more.
+            # The error that is on its way tells more: it may hold the frames whose views are alive.
+            if not (isinstance(failed, Conflict) and failed.code == "views_alive"):
+                error.add_note(f"a save in the background failed, too: {failed}")
 
     def __repr__(self) -> str:
         return f"<Session of vault {self._context.vault}>"

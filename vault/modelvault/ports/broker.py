@@ -201,8 +201,12 @@ class Steward(Protocol):
         """Make `tag` mean the version that `reference` means now. Raises NotFound."""
         ...
 
-    def delete(self, caller: Caller, reference: str) -> None:
-        """Hide a version (`name@7`) or a model (`name`); `gc` removes it after a grace."""
+    def delete(self, caller: Caller, reference: str, tags: tuple[str, ...] = ()) -> None:
+        """Hide a version (`name@7`) or a model (`name`); `gc` removes it after a grace.
+
+        Raises Conflict (`tagged`) for a version with a tag that isn't among `tags`; those that are
+        go with it, in the same transaction.
+        """
         ...
 
     def rotate(self, caller: Caller, reference: str) -> Rotated:

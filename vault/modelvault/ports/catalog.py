@@ -41,9 +41,9 @@ class CatalogLedger(Protocol):
         ...
 
     def put_tag(self, row: TagRow, expected_serial: int, entry: Entry) -> None:
-        """`expected_serial` 0 means that the tag is new. Raises Conflict (`serial_moved`), also
-        when the new serial isn't `expected_serial` + 1, and NotFound (`no_version`) when the
-        version is hidden or gone."""
+        """`expected_serial` of a new tag is its model's `tag_floor`. Raises Conflict
+        (`serial_moved`), also when the new serial isn't `expected_serial` + 1, and NotFound
+        (`no_version`) when the version is hidden or gone."""
         ...
 
     # uploads, versions
@@ -133,10 +133,19 @@ class CatalogLedger(Protocol):
         """What `publish` kept for files of these artifacts, by artifact and path."""
         ...
 
-    def hide(self, tenant: str, model: str, version: int | None, at: int, entry: Entry) -> None:
+    def hide(
+        self,
+        tenant: str,
+        model: str,
+        version: int | None,
+        at: int,
+        entry: Entry,
+        tagged: Collection[str] = (),
+    ) -> None:
         """Hide a version, or the model with all its versions when None. Idempotent.
 
-        Raises NotFound, and Conflict (`tagged`) when a tag points to that one version."""
+        Tags among `tagged` that point to that one version go with it, and raise the model's
+        `tag_floor`. Raises NotFound, and Conflict (`tagged`) when any other tag points to it."""
         ...
 
     # keeping house: gc removes rows after the objects are gone

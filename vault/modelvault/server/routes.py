@@ -71,7 +71,7 @@ def _steward() -> Mapping[str, Callable[[Steward, Caller, str, Any], Any]]:
             who, body.reference, owner=body.owner, classification=body.classification
         ),
         "tag": lambda to, who, _key, body: to.tag(who, body.reference, body.tag),
-        "delete": lambda to, who, _key, body: to.delete(who, body.reference),
+        "delete": lambda to, who, _key, body: to.delete(who, body.reference, body.tags),
         "rotate": lambda to, who, _key, body: to.rotate(who, body.reference),
         "revoke": lambda to, who, _key, body: _revoke(to, who, body),
         "leases": lambda to, who, _key, body: to.leases(

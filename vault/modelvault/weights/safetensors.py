@@ -23,6 +23,7 @@ MAX_HEADER = 100_000_000
 MAX_RANK = 64
 _MAX_BITS = 2**63 - 1
 _METADATA = "__metadata__"
+TIED = "modelvault.tied"  # in the metadata: further names of tensors, as JSON text
 
 # Bits of one element: the list of safetensors 0.8.
 BITS = {
@@ -72,7 +73,8 @@ def header_size(head: bytes, file_size: int) -> int:
 
 
 def parse(header: bytes, file_size: int) -> tuple[TensorInfo, ...]:
-    """The tensors of a file of `file_size` bytes, in the order of their bytes.
+    """The tensors of a file of `file_size` bytes, in the order of their bytes; behind them further
+    names of some, where one tensor was saved under several.
 
     `header` is the file's beginning up to the first tensor, `header_size()` bytes.
     Raises IntegrityError (`bad_safetensors`) naming the tensor and what is wrong with it.
@@ -81,11 +83,11 @@ def parse(header: bytes, file_size: int) -> tuple[TensorInfo, ...]:
     if len(header) != start:
         raise _lie(f"{len(header):,} bytes of header where its length field says {start:,}")
     rows = _object(header[LENGTH_BYTES:])
-    _check_metadata(rows.pop(_METADATA, {}))
+    tied = _check_metadata(rows.pop(_METADATA, {}))
     tensors = [_tensor(name, row, start) for name, row in rows.items()]
     tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
     _check_cover(tensors, start, file_size)
-    return tuple(tensors)
+    return (*tensors, *_tied(tied, tensors)) if tied else tuple(tensors)
 
 
 def _object(text: bytes) -> dict[str, Any]:
@@ -98,9 +100,21 @@ def _object(text: bytes) -> dict[str, Any]:
     return dict(value)
 
 
-def _check_metadata(value: object) -> None:
+def _check_metadata(value: object) -> str:
+    """What it says of tied tensors."""
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise _lie(f"{_METADATA} isn't a map of text to text")
+    return str(value.get(TIED, ""))
+
+
+def _tied(text: str, tensors: list[TensorInfo]) -> list[TensorInfo]:
+    """Further names, each of a tensor that the file has, and no two of one name."""
+    known = {tensor.name: tensor for tensor in tensors}
+    names = _object(text.encode())
+    for name, kept in names.items():
+        if name in known or not isinstance(kept, str) or kept not in known:
+            raise _lie(f"tensor {short(name)} is tied to one that isn't there, or is one itself")
+    return [msgspec.structs.replace(known[kept], name=name) for name, kept in names.items()]
 
 
 def _tensor(name: str, value: object, start: int) -> TensorInfo:

@@ -71,6 +71,15 @@ class TagAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tag: str
 
 
+class DeleteAsk(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
+    """Of `delete`: the tags of the version that may go with it."""
+
+    reference: str
+    tags: tuple[str, ...] = ()
+
+
 class RevokeAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of `revoke`: a `principal`, a `lease` or a `version`; `for_s` in seconds, None for good."""
 

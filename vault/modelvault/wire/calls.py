@@ -118,7 +118,7 @@ _CALLS = (
     _call("steward", "tag", "POST /tags", "Make a tag mean a version.",
           body=bodies.TagAsk, answer=SignedVersion, again=True),
     _call("steward", "delete", "POST /deletions", "Hide a version or a model.",
-          body=bodies.Named, again=True),
+          body=bodies.DeleteAsk, again=True),
     _call("steward", "rotate", "POST /rotations", "Rewrap a model's keys under a new KEK version.",
           body=bodies.Named, answer=Rotated),
     _call("steward", "revoke", "POST /revocations", "Revoke a principal, a lease or a version.",

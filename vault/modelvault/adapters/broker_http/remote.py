@@ -174,9 +174,9 @@ class RemoteBroker:
         signed: SignedVersion = self._ask("tag", caller, body=body)
         return signed
 
-    def delete(self, caller: Caller, reference: str) -> None:
+    def delete(self, caller: Caller, reference: str, tags: tuple[str, ...] = ()) -> None:
         """See ports.broker.Steward."""
-        self._ask("delete", caller, body=bodies.Named(reference=reference))
+        self._ask("delete", caller, body=bodies.DeleteAsk(reference=reference, tags=tags))
 
     def rotate(self, caller: Caller, reference: str) -> Rotated:
         """See ports.broker.Steward."""

@@ -84,15 +84,16 @@ class Models(Room):
         values = rows.tag_values(row)
         with self._database.write() as write:
             version = write.one(
-                select(versions.c.hidden_at).where(
-                    of_model(versions, row.tenant, row.model), versions.c.version == row.version
-                )
+                select(versions.c.hidden_at, models.c.tag_floor)
+                .join(models, of_model(models, row.tenant, row.model))
+                .where(of_model(versions, row.tenant, row.model), versions.c.version == row.version)
             )
             if version is None or version.hidden_at is not None:
                 raise no_version(row.tenant, row.model, row.version)
             same = _is_tag(row.tenant, row.model, row.tag)
             stands = write.one(select(tags.c.serial).where(same))
-            _check_serial(stands.serial if stands else 0, expected_serial, row.serial, "tag record")
+            serial = stands.serial if stands else version.tag_floor
+            _check_serial(serial, expected_serial, row.serial, "tag record")
             write.run(
                 update(tags).where(same).values(values) if stands else insert(tags).values(values)
             )

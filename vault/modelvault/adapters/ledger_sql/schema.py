@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-VERSION = 3  # raised by every change of this file, which a migration of that number brings
+VERSION = 4  # raised by every change of this file, which a migration of that number brings
 APPLICATION_ID = 0x4D56_4C31  # "MVL1" in the header of an SQLite file
 
 metadata = MetaData(
@@ -108,6 +108,7 @@ models = _table(
     Column("head_version", _number(), nullable=False),
     Column("head_manifest", _text()),
     Column("hidden_at", _number()),
+    Column("tag_floor", _number(), nullable=False, server_default="0"),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -16,7 +16,8 @@ from sqlalchemy import (
 )
 
 from modelvault.adapters.ledger_sql import rows, schema
-from modelvault.adapters.ledger_sql.room import Room, no_model, no_version, of_model, standing_model
+from modelvault.adapters.ledger_sql.hiding import hide_model, hide_version
+from modelvault.adapters.ledger_sql.room import Room, no_version, of_model, standing_model
 from modelvault.adapters.ledger_sql.rows import AnyRow
 from modelvault.adapters.ledger_sql.schema import (
     entries,
@@ -117,13 +118,21 @@ class Versions(Room):
             raise no_version(tenant, model, f"of {created_by}")
         return rows.version_row(row)
 
-    def hide(self, tenant: str, model: str, version: int | None, at: int, entry: Entry) -> None:
+    def hide(
+        self,
+        tenant: str,
+        model: str,
+        version: int | None,
+        at: int,
+        entry: Entry,
+        tagged: Collection[str] = (),
+    ) -> None:
         """Raises NotFound (`no_model`, `no_version`), Conflict (`tagged`)."""
         with self._database.write() as write:
             changed = (
-                _hide_model(write, tenant, model, at)
+                hide_model(write, tenant, model, at)
                 if version is None
-                else _hide_version(write, tenant, model, version, at)
+                else hide_version(write, tenant, model, version, at, tagged)
             )
             if changed:
                 write.append(entry)
@@ -238,41 +247,6 @@ def _objects(manifest: Manifest) -> list[dict[str, Any]]:
         for file in manifest.files
         for name in (file.object, file.leaves)
     ]
-
-
-def _hide_model(write: Write, tenant: str, model: str, at: int) -> bool:
-    row = write.one(select(models.c.hidden_at).where(of_model(models, tenant, model)))
-    if row is None:
-        raise no_model(tenant, model)
-    if row.hidden_at is not None:
-        return False
-    write.run(update(models).where(of_model(models, tenant, model)).values(hidden_at=at))
-    write.run(
-        update(versions)
-        .where(of_model(versions, tenant, model), versions.c.hidden_at.is_(None))
-        .values(hidden_at=at)
-    )
-    return True
-
-
-def _hide_version(write: Write, tenant: str, model: str, version: int, at: int) -> bool:
-    row: AnyRow | None = write.one(select(versions.c.hidden_at).where(_is(tenant, model, version)))
-    if row is None:
-        raise no_version(tenant, model, version)
-    if row.hidden_at is not None:
-        return False
-    tagged = write.all(
-        select(tags.c.tag).where(of_model(tags, tenant, model), tags.c.version == version)
-    )
-    if tagged:
-        names = ", ".join(sorted(tag.tag for tag in tagged)[:5])
-        raise Conflict(
-            "tagged",
-            f"{tenant}/{model}@{version} has tags: {names}",
-            f"move those tags first: `modelvault tag {tenant}/{model}@<version> <tag>`",
-        )
-    write.run(update(versions).where(_is(tenant, model, version)).values(hidden_at=at))
-    return True
 
 
 def _remove(write: Write, tenant: str, model: str, version: int) -> None:

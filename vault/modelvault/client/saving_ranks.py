@@ -1,0 +1,206 @@
+"""Many processes write one version: each has the keys of its own files alone, and one commits.
+
+The process that opens it declares all files by path and size, and tells the others the ticket. Each
+of them, of the same identity, gets the keys of its own paths, sealed to a key of its own, puts its
+files and hands its `Sent` entries, in which there is no key, to the first one, which commits. While
+one is missing there is no version; an upload that isn't committed is given up or expires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from modelvault.client.content import Content
+from modelvault.client.context import Context
+from modelvault.client.keys import OneTimeKey
+from modelvault.client.opening import declare, join, open_keys
+from modelvault.client.publishing import (
+    Claims,
+    Pushed,
+    check_pushable,
+    draft,
+    give_up,
+    inspection,
+    verify,
+)
+from modelvault.client.saving_plan import tensors_of, weights_file, with_files
+from modelvault.client.tag import exact, move_tag
+from modelvault.client.upload import Sent, Uploader
+from modelvault.errors import Conflict, IntegrityError, InvalidRequest
+from modelvault.manifest import check_paths
+from modelvault.reference import Reference
+from modelvault.upload import DeclaredFile, Upload
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """What a process needs to join: nothing secret, and of no use to another identity."""
+
+    upload: str
+    reference: str
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What one process writes: its files, by path. Nothing of it is copied."""
+
+    contents: tuple[Content, ...]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """{path: bytes}, for whoever opens the version."""
+        return {content.path: content.size for content in self.contents}
+
+
+def part(path: str, state: Mapping[str, object], files: Mapping[str, bytes] | None = None) -> Part:
+    """A safetensors file of these tensors, and maybe small files. Errors as `saving_plan.plan`."""
+    tensors, tied = tensors_of(state)
+    return Part(with_files({path: weights_file(path, tensors, tied)}, files or {}))
+
+
+class Joint:
+    """One process's end of a version that many write. Its methods are one thread's."""
+
+    def __init__(
+        self, context: Context, reference: Reference, upload: Upload, once: OneTimeKey, own: Part
+    ) -> None:
+        self.ticket = Ticket(upload.id, str(reference))
+        self._context = context
+        self._reference = reference
+        self._upload = upload
+        self._once = once
+        self._own = own
+        self._store = context.places.opened(upload.id, once.hash)
+        self._keys = open_keys(context.vault, once, reference, upload, [*own.sizes])
+        self._written = False
+
+    def write(self, public_metadata: bool = False) -> tuple[Sent, ...]:
+        """Encrypt and put the own files, once. What it gives goes to the process that commits.
+
+        Raises what store and contents raise; nothing stays in the store then.
+        """
+        if self._written:
+            raise Conflict("written", "this process has written its files", "open a new version")
+        self._written = True
+        uploader = Uploader(
+            self._upload,
+            self._keys,
+            self._store,
+            public_metadata=public_metadata,
+            progress=_nothing,
+        )
+        try:
+            return uploader.send(self._own.contents)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Wipe the keys. Idempotent."""
+        self._keys.wipe()
+
+
+class Leading(Joint):
+    """The end of the process that opened the version, and that alone can end it."""
+
+    def __init__(
+        self,
+        context: Context,
+        reference: Reference,
+        upload: Upload,
+        once: OneTimeKey,
+        own: Part,
+        sizes: Mapping[str, int],
+    ) -> None:
+        super().__init__(context, reference, upload, once, own)
+        self._sizes = dict(sizes)
+
+    def commit(self, sent: Iterable[Sent], claims: Claims | None = None) -> Pushed:
+        """Publish what all processes have written, and move the tag.
+
+        Raises InvalidRequest (`not_as_declared`) where a file is missing or another came, and what
+        broker and trust raise. The upload is given up then.
+        """
+        told = claims or Claims()
+        done = sorted(sent, key=lambda each: each.file.path)
+        context = self._context
+        try:
+            _check_all(done, self._sizes)
+            found = inspection({each.file.path: each.format for each in done}, self._sizes)
+            drafted = draft(done, found, told)
+            seen = context.pins.seen()
+            caller = context.credentials.caller(self._once.hash)
+            published = context.broker.commit(caller, self._upload.id, drafted)
+        except BaseException:
+            self.abandon(done)
+            raise
+        verified = verify(context, self._reference, published, self._upload, drafted, (), seen)
+        if self._reference.tag is not None:
+            move_tag(context, exact(verified), self._reference.tag)
+        return Pushed(
+            tenant=self._reference.tenant,
+            model=self._reference.model,
+            version=verified.manifest.version,
+            manifest=verified.digest,
+            tag=self._reference.tag,
+            found=found,
+            unchanged=(),
+            unchanged_size=0,
+            published=published,
+        )
+
+    def abandon(self, sent: Sequence[Sent] = ()) -> None:
+        """Give the version up: no commit of it succeeds from now on. Idempotent, and never fails:
+        what the broker can't be told now, expires."""
+        self.close()
+        give_up(self._context, self._store, self._upload.id, self._once.hash, sent)
+
+
+def lead(context: Context, reference: Reference, sizes: Mapping[str, int], own: Part) -> Leading:
+    """Open a version of the files in `sizes` (bytes by path), those of `own` among them."""
+    check_pushable(reference)
+    check_paths(sorted(sizes))
+    if any(sizes.get(path) != size for path, size in own.sizes.items()):
+        raise InvalidRequest(
+            "not_as_declared", "a file of this process isn't among the declared ones", "declare it"
+        )
+    declared = tuple(DeclaredFile(path, sizes[path]) for path in sorted(sizes))
+    once = OneTimeKey()
+    upload = declare(context, once, declared, reference, tuple(own.sizes))
+    try:
+        return Leading(context, reference, upload, once, own, sizes)
+    except BaseException:
+        store = context.places.opened(upload.id, once.hash)
+        give_up(context, store, upload.id, once.hash, ())
+        raise
+
+
+def follow(context: Context, ticket: Ticket, own: Part) -> Joint:
+    """Join a version that another process of this identity has opened."""
+    reference = Reference.parse(ticket.reference)
+    once = OneTimeKey()
+    upload = join(context, once, ticket.upload, tuple(own.sizes))
+    if (upload.id, upload.tenant, upload.model) != (
+        ticket.upload, reference.tenant, reference.model,
+    ):  # fmt: skip
+        raise IntegrityError(
+            "not_what_was_asked",
+            "the broker answered with another upload than was asked for",
+            "don't trust this broker",
+        )
+    return Joint(context, reference, upload, once, own)
+
+
+def _check_all(done: Sequence[Sent], sizes: Mapping[str, int]) -> None:
+    written = {each.file.path: each.file.size for each in done}
+    if len(written) != len(done) or written != dict(sizes):
+        missing = sorted(set(sizes) - set(written))
+        raise InvalidRequest(
+            "not_as_declared",
+            "not all processes have written what was declared"
+            + (f": {', '.join(missing[:3])}" if missing else ""),
+            "save again once all of them run",
+        )
+
+
+def _nothing(_count: int) -> None:
+    """Progress that nobody watches."""
