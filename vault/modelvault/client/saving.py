@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -130,15 +130,16 @@ class Saves:
         maybe small files. `sizes` of it is what `open_joint` must be told."""
         return saving_ranks.part(path, state, files)
 
-    def open_joint(self, reference: str, sizes: Mapping[str, int], own: Part) -> Leading:
+    def open_joint(self, reference: str, sizes: Mapping[str, int], own: Sequence[str]) -> Leading:
         """Open a version that many processes write, of the files in `sizes` (bytes by path).
 
-        This process gets the keys of its `own` files and no others. The others `join_joint` by the
-        `ticket`; `write()` gives what `commit()` is told. Raises as `push`.
+        This process gets the keys of its `own` paths and no others. The others `join_joint` by the
+        `ticket`; what each `write()` gives, `commit()` must be told. Raises as `push`, and
+        InvalidRequest (`not_as_declared`) for an own path that isn't among `sizes`.
         """
         return saving_ranks.lead(self._context, Reference.parse(reference), sizes, own)
 
-    def join_joint(self, ticket: Ticket, own: Part) -> Joint:
+    def join_joint(self, ticket: Ticket, own: Sequence[str]) -> Joint:
         """Join a version that another process of the same identity has opened.
 
         Raises NotFound (`no_upload`: also another identity's), Conflict (`upload_closed`,

@@ -69,8 +69,7 @@ class Copy:
 
             def copy(start: int, stop: int) -> None:
                 begin, end = start * _BLOCK, min(stop * _BLOCK, content.size)
-                with region.writable(begin, end) as part:
-                    reading.read_into(begin, part)
+                region.fill(begin, end, lambda part: reading.read_into(begin, part))
 
             run_blocks(copy, -(-content.size // _BLOCK), 1, threads)
             reading.check()

@@ -9,6 +9,8 @@ one is missing there is no version; an upload that isn't committed is given up o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
 
 import msgspec
 
@@ -62,26 +64,36 @@ class Joint:
     """One process's end of a version that many write. Its methods are one thread's."""
 
     def __init__(
-        self, context: Context, reference: Reference, upload: Upload, once: OneTimeKey, own: Part
+        self,
+        context: Context,
+        reference: Reference,
+        upload: Upload,
+        once: OneTimeKey,
+        own: Sequence[str],
     ) -> None:
         self.ticket = Ticket(upload.id, str(reference))
         self._context = context
         self._reference = reference
         self._upload = upload
         self._once = once
-        self._own = own
         self._store = context.places.opened(upload.id, once.hash)
-        self._keys = open_keys(context.vault, once, reference, upload, [*own.sizes])
-        self._written = False
+        self._keys = open_keys(context.vault, once, reference, upload, own)
+        self._left = set(own)
 
-    def write(self, public_metadata: bool = False) -> tuple[Sent, ...]:
-        """Encrypt and put the own files, once. What it gives goes to the process that commits.
+    def write(self, part: Part, *, public_metadata: bool = False) -> tuple[Sent, ...]:
+        """Encrypt and put files of this process, each once. What it gives goes to the process that
+        commits; there is no key in it.
 
-        Raises what store and contents raise; nothing stays in the store then.
+        Raises Conflict (`not_ours`) for a file that isn't this process's, or was written already,
+        and what store and contents raise; nothing of `part` stays in the store then.
         """
-        if self._written:
-            raise Conflict("written", "this process has written its files", "open a new version")
-        self._written = True
+        if not self._left.issuperset(part.sizes):
+            raise Conflict(
+                "not_ours",
+                "this process has no keys of a file that it is to write, or has written it",
+                "name each file once, among the own ones, when the version is opened or joined",
+            )
+        self._left -= set(part.sizes)
         uploader = Uploader(
             self._upload,
             self._keys,
@@ -89,18 +101,28 @@ class Joint:
             public_metadata=public_metadata,
             progress=_nothing,
         )
-        try:
-            return uploader.send(self._own.contents)
-        finally:
-            self.close()
+        return uploader.send(part.contents)
 
     def close(self) -> None:
-        """Wipe the keys. Idempotent."""
+        """Wipe the keys: nothing more can be written. Idempotent."""
+        self._left.clear()
         self._keys.wipe()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 class Leading(Joint):
-    """The end of the process that opened the version, and that alone can end it."""
+    """The end of the process that opened the version, and that alone can end it. Left without a
+    `commit`, it gives the version up."""
 
     def __init__(
         self,
@@ -108,11 +130,12 @@ class Leading(Joint):
         reference: Reference,
         upload: Upload,
         once: OneTimeKey,
-        own: Part,
+        own: Sequence[str],
         sizes: Mapping[str, int],
     ) -> None:
         super().__init__(context, reference, upload, once, own)
         self._sizes = dict(sizes)
+        self._ended = False
 
     def commit(self, sent: Iterable[Sent], claims: Claims | None = None) -> Pushed:
         """Publish what all processes have written, and move the tag.
@@ -122,6 +145,7 @@ class Leading(Joint):
         """
         told = claims or Claims()
         done = sorted(sent, key=lambda each: each.file.path)
+        self._check_open()
         context = self._context
         try:
             _check_all(done, self._sizes)
@@ -133,6 +157,8 @@ class Leading(Joint):
         except BaseException:
             self.abandon(done)
             raise
+        self._ended = True
+        self.close()
         verified = verify(context, self._reference, published, self._upload, drafted, (), seen)
         if self._reference.tag is not None:
             move_tag(context, exact(verified), self._reference.tag)
@@ -152,20 +178,32 @@ class Leading(Joint):
         """Give the version up: no commit of it succeeds from now on. Idempotent, and never fails:
         what the broker can't be told now, expires."""
         self.close()
-        give_up(self._context, self._store, self._upload.id, self._once.hash, sent)
+        if not self._ended:
+            self._ended = True
+            give_up(self._context, self._store, self._upload.id, self._once.hash, sent)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abandon()
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise Conflict("upload_closed", "this version was committed or given up", "open anew")
 
 
-def lead(context: Context, reference: Reference, sizes: Mapping[str, int], own: Part) -> Leading:
-    """Open a version of the files in `sizes` (bytes by path), those of `own` among them."""
+def lead(
+    context: Context, reference: Reference, sizes: Mapping[str, int], own: Sequence[str]
+) -> Leading:
+    """Open a version of the files in `sizes` (bytes by path), of which `own` are this process's."""
     check_pushable(reference)
     check_paths(sorted(sizes))
-    if any(sizes.get(path) != size for path, size in own.sizes.items()):
-        raise InvalidRequest(
-            "not_as_declared", "a file of this process isn't among the declared ones", "declare it"
-        )
     declared = tuple(DeclaredFile(path, sizes[path]) for path in sorted(sizes))
     once = OneTimeKey()
-    upload = declare(context, once, declared, reference, tuple(own.sizes))
+    upload = declare(context, once, declared, reference, tuple(own))
     try:
         return Leading(context, reference, upload, once, own, sizes)
     except BaseException:
@@ -174,11 +212,11 @@ def lead(context: Context, reference: Reference, sizes: Mapping[str, int], own: 
         raise
 
 
-def follow(context: Context, ticket: Ticket, own: Part) -> Joint:
+def follow(context: Context, ticket: Ticket, own: Sequence[str]) -> Joint:
     """Join a version that another process of this identity has opened."""
     reference = Reference.parse(ticket.reference)
     once = OneTimeKey()
-    upload = join(context, once, ticket.upload, tuple(own.sizes))
+    upload = join(context, once, ticket.upload, tuple(own))
     if (upload.id, upload.tenant, upload.model) != (
         ticket.upload, reference.tenant, reference.model,
     ):  # fmt: skip
