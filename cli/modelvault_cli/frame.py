@@ -31,6 +31,8 @@ class Globals:
         self.cache: Path | None = None
         self.json = False
         self.verbose = False
+        # Whether output and exit code are those of a program that is run: ours are told apart.
+        self.passes_on = False
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -113,6 +115,19 @@ class Command(click.Command):
     """A command whose help ends with examples."""
 
     examples: tuple[str, ...] = ()
+    passes_on = False
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,  # noqa: ANN401  click's signature
+    ) -> click.Context:
+        """As click's; whose exit code this is counts for mistakes on the line, too."""
+        if parent is not None:
+            parent.ensure_object(Globals).passes_on = self.passes_on
+        return super().make_context(info_name, args, parent, **extra)
 
     def format_epilog(
         self,
@@ -126,16 +141,20 @@ class Command(click.Command):
         formatter.write("\nGlobal options (--home, --json, -v …): see modelvault --help.\n")
 
 
-def command(name: str, *examples: str) -> Callable[[Callable[..., object]], Command]:
+def command(
+    name: str, *examples: str, passes_on: bool = False
+) -> Callable[[Callable[..., object]], Command]:
     """A click command with the global options and its examples.
 
-    What the function returns is the exit code, where that is a whole number.
+    What the function returns is the exit code, where that is a whole number. `passes_on` where
+    exit code and stdout are those of another program.
     """
 
     def decorate(function: Callable[..., object]) -> Command:
         made: Command = click.command(name, cls=Command)(function)
         take_globals(made, hidden=True)
         made.examples = examples
+        made.passes_on = passes_on
         return made
 
     return decorate

@@ -19,6 +19,10 @@ EXIT_CODES = {
     "unavailable": 6,
     "authentication": 7,
 }
+# Where the exit code is that of a program that is run, ours are told from it as `env` and `docker
+# run` do.
+EXIT_PASSING = {"command_not_executable": 126, "command_not_found": 127}
+EXIT_FAILED = 125
 EXIT_NO = 1  # the command ran, and its answer is no
 EXIT_INTERNAL = 70  # sysexits.h: EX_SOFTWARE
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -29,6 +33,7 @@ _USE, _ADMIN, _WATCH, _SELF = "Use models", "Administer", "Look after it", "Get 
 COMMANDS = {
     "push": Entry(_USE, "push:push", "Encrypt a model and put it in the vault as a new version."),
     "load": Entry(_USE, "load:load", "Decrypt a model in memory, show what it holds, wipe it."),
+    "run": Entry(_USE, "run:run", "Run a command with a model as a folder in memory."),
     "pull": Entry(_USE, "copies:pull", "Copy a version's ciphertext to a folder."),
     "copy": Entry(_USE, "between:copy", "Copy a version into another vault."),
     "invite": Entry(_USE, "between:invite", "Begin an import that is carried by hand."),
@@ -142,6 +147,8 @@ def _no_memory() -> ModelVaultError:
 
 def _refused(error: ModelVaultError, options: Globals, arguments: list[str]) -> int:
     exit_code = EXIT_CODES.get(error.family, EXIT_INTERNAL)
+    if options.passes_on:
+        exit_code = EXIT_PASSING.get(error.code, EXIT_FAILED)
     _tell(error, exit_code, options, arguments)
     return exit_code
 
@@ -168,20 +175,22 @@ def _internal(error: Exception, options: Globals, arguments: list[str]) -> int:
         f"unexpected {type(error).__name__}",
         "this is a bug: run it again with -v and report what it prints",
     )
-    _tell(told, EXIT_INTERNAL, options, arguments)
+    exit_code = EXIT_FAILED if options.passes_on else EXIT_INTERNAL
+    _tell(told, exit_code, options, arguments)
     if options.verbose:
         import traceback
 
         click.echo("".join(traceback.format_tb(error.__traceback__)), err=True, nl=False)
-    return EXIT_INTERNAL
+    return exit_code
 
 
 def _tell(error: ModelVaultError, exit_code: int, options: Globals, arguments: list[str]) -> None:
     # A line that can't be parsed leaves the options unset: then look at the words themselves.
-    if options.json or "--json" in arguments:
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if options.json or "--json" in ours:
         from modelvault_cli.output import error_document
 
-        click.echo(error_document(error, exit_code))
+        click.echo(error_document(error, exit_code), err=options.passes_on)
         return
     from modelvault_cli.output import printable
 

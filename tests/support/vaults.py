@@ -63,7 +63,8 @@ from modelvault.upload import (
 SEGMENT = 64
 REVISION = "sha256:" + "01" * 32
 FULFILS = ("allow_pickle", "files", "grace_s", "max_bytes_per_day", "max_concurrent_leases",
-           "max_total_s", "max_ttl_s", "memory_only")  # fmt: skip
+           "isolated_memory", "max_total_s", "max_ttl_s", "memory_only",
+           "terminate_on_revoke")  # fmt: skip
 
 Rule = Callable[[dict[str, Any]], object]
 

@@ -18,6 +18,8 @@ OBLIGATION_TYPES = frozenset(
         "grace_s",
         "files",
         "memory_only",
+        "isolated_memory",
+        "terminate_on_revoke",
         "allow_pickle",
         "max_bytes_per_day",
         "max_concurrent_leases",
@@ -110,6 +112,7 @@ class Obligations(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """The strictest of each obligation that the policy gave; None means not limited.
 
     Seconds, bytes and counts are whole numbers; `files` are the only paths that may be had.
+    `terminate_on_revoke` is how many seconds a process lives on after its lease's end.
     """
 
     max_ttl_s: int | None = None
@@ -117,6 +120,8 @@ class Obligations(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     grace_s: int | None = None
     files: tuple[str, ...] | None = None
     memory_only: bool = False
+    isolated_memory: bool = False
+    terminate_on_revoke: int | None = None
     allow_pickle: bool = False
     max_bytes_per_day: int | None = None
     max_concurrent_leases: int | None = None

@@ -219,11 +219,14 @@ def test_a_forked_child_removes_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     assert not folder.root.exists()
 
 
-def test_a_path_that_is_not_there_makes_no_folder() -> None:
+def test_a_path_that_is_not_there_makes_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with Version(FILES).model() as model:
         with pytest.raises(NotFound):
             model.path("nope")
-        assert model._folder is None
+        assert not list(tmp_path.iterdir())
 
 
 SCRIPT = """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol, Self
 
-from modelvault.client.load import OnRevoked
+from modelvault.client.ending import OnRevoked
 from modelvault.errors import InvalidRequest, ModelVaultError, NotFound
 from modelvault.lease import ModelDetail
 from modelvault.loader.model import Model

@@ -20,11 +20,13 @@ FULFILS = (
     "allow_pickle",
     "files",
     "grace_s",
+    "isolated_memory",
     "max_bytes_per_day",
     "max_concurrent_leases",
     "max_total_s",
     "max_ttl_s",
     "memory_only",
+    "terminate_on_revoke",
 )
 
 

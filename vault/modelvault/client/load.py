@@ -16,6 +16,7 @@ from modelvault.artifact.trust import Verified
 from modelvault.client import grant, lease_state
 from modelvault.client import keys as filekeys
 from modelvault.client.context import Context
+from modelvault.client.ending import Ending, OnRevoked, Terminate
 from modelvault.client.keeper import Keeper
 from modelvault.client.keys import OneTimeKey
 from modelvault.crypto.secret import Secret
@@ -28,7 +29,8 @@ from modelvault.manifest import FileEntry, Manifest, object_names
 from modelvault.ports.objects import ObjectReader
 from modelvault.reference import Reference
 
-OnRevoked = Callable[[str], None]
+# What keeps a model from being exported.
+_OFF_DISKS = ("memory_only", "isolated_memory")
 
 
 class Grant:
@@ -55,6 +57,8 @@ class Grant:
         self.lease = lease
         self.verified = verified
         self.files = files
+        # Told at each renewal what the policy asks; raises AccessDenied where that can't be kept.
+        self.heeds: Callable[[Obligations], None] = lambda _obligations: None
 
     @property
     def manifest(self) -> Manifest:
@@ -87,20 +91,22 @@ class Grant:
         )
 
     def check(self, obligations: Obligations) -> None:
-        """Raise AccessDenied (`memory_only`) for an export that may not write to a disk (any more).
+        """Raise AccessDenied (`memory_only`, `isolated_memory`) for an export that may not write
+        to a disk (any more).
 
         The rest of what a policy may ask is the broker's or the loader's to keep.
         """
-        if self._action == "export" and obligations.memory_only:
+        kept = next((name for name in _OFF_DISKS if getattr(obligations, name)), None)
+        if self._action == "export" and kept is not None:
             model = f"{self.manifest.tenant}/{self.manifest.model}"
             raise AccessDenied(
-                "memory_only",
+                kept,
                 f"{model} may be had in memory only: the policy keeps it off disks",
                 "use load, or ask the model's owner",
                 model=model,
                 action="export",
                 owner=self.verified.model.owner,
-                reasons=["memory_only"],
+                reasons=[kept],
             )
 
     def wipe(self) -> None:
@@ -204,6 +210,7 @@ def _keeper(
     def renew() -> Renewal:
         renewal = broker.renew(credentials.caller(key_hash), lease.id, key_hash)
         granted.check(renewal.obligations)
+        granted.heeds(renewal.obligations)
         return renewal
 
     return Keeper(
@@ -224,9 +231,13 @@ def load(
     files: Sequence[str] | None,
     ticket: str | None,
     on_revoked: OnRevoked | None,
+    terminate: Terminate,
 ) -> Model:
-    """A model whose bytes are decrypted at first use, for as long as its lease lives."""
-    ending = _Ending(on_revoked)
+    """A model whose bytes are decrypted at first use, for as long as its lease lives.
+
+    `terminate(seconds)` keeps the obligation `terminate_on_revoke`.
+    """
+    ending = Ending(on_revoked, terminate)
     granted, keeper = take(
         context,
         reference,
@@ -256,7 +267,8 @@ def load(
     except BaseException:
         closed()
         raise
-    ending.watch(granted, model)
+    ending.watch(model, granted.wipe)
+    granted.heeds = ending.heed
     metrics.watch(model)
     # A model that is forgotten instead of closed gives its lease back when it is collected.
     weakref.finalize(model, closed)
@@ -266,31 +278,3 @@ def load(
         model.close()
         raise
     return model
-
-
-class _Ending:
-    """What happens when the broker took a lease back, or it ran out: first nothing more can be
-    read, then what nobody looks at is wiped, then the job is told, then what it let go is wiped."""
-
-    def __init__(self, on_revoked: OnRevoked | None) -> None:
-        self._on_revoked = on_revoked
-        self._granted: Grant | None = None
-        self._model: Callable[[], Model | None] = lambda: None
-
-    def watch(self, granted: Grant, model: Model) -> None:
-        """Names what to wipe; the model isn't kept alive by this."""
-        self._granted = granted
-        self._model = weakref.ref(model)
-
-    def __call__(self, reason: str) -> None:
-        if self._granted is not None:
-            self._granted.wipe()
-        self._drop()
-        if self._on_revoked is not None:
-            self._on_revoked(reason)
-            self._drop()
-
-    def _drop(self) -> None:
-        model = self._model()
-        if model is not None:
-            model.drop()

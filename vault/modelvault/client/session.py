@@ -12,14 +12,13 @@ from typing import Self
 from modelvault.access import Principal
 from modelvault.artifact import trust as trusting
 from modelvault.client import export as exporting
-from modelvault.client import load as loading
 from modelvault.client import push as pushing
 from modelvault.client.administration import Administration
 from modelvault.client.bases import Bases
 from modelvault.client.between import Between
 from modelvault.client.context import Context
 from modelvault.client.copied import PURPOSE
-from modelvault.client.load import OnRevoked
+from modelvault.client.holding import Holding
 from modelvault.client.local import Local
 from modelvault.client.owning import Owning
 from modelvault.client.progress import Progress
@@ -38,7 +37,7 @@ from modelvault.reference import DEFAULT_TENANT, Reference
 _Names = Sequence[str]
 
 
-class Session(Administration, Bases, Between, Owning, Saves):
+class Session(Administration, Bases, Between, Holding, Owning, Saves):
     """A connection to one vault; `modelvault.connect()` makes it.
 
     Threads may use it at once. Every method may raise AuthenticationError, AccessDenied,
@@ -111,33 +110,6 @@ class Session(Administration, Bases, Between, Owning, Saves):
             upload_all=upload_all,
             progress=progress,
         )
-
-    def load(
-        self,
-        reference: str,
-        *,
-        purpose: str,
-        files: _Names | None = None,
-        ticket: str | None = None,
-        on_revoked: OnRevoked | None = None,
-    ) -> Model:
-        """Take a lease; bytes are decrypted at first use, into memory only.
-
-        `files` asks for some paths alone. The lease is renewed in the background until the model
-        is closed. When it is denied, revoked or runs out, nothing more can be read, what has no
-        live views is wiped, and `on_revoked(reason)` is called from another thread; a broker that
-        can't be reached is no denial before the ttl and the policy's grace are over.
-        """
-        model = loading.load(
-            self._context,
-            Reference.parse(reference),
-            purpose=purpose,
-            files=files,
-            ticket=ticket,
-            on_revoked=on_revoked,
-        )
-        self._models.add(model)
-        return model
 
     def export(
         self,

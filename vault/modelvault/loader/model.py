@@ -12,12 +12,12 @@ from typing import Self
 
 from modelvault.access import Obligations
 from modelvault.errors import AccessDenied, Conflict, ModelVaultError, NotFound
+from modelvault.loader.folders import Folder, Folders, Tell
 from modelvault.loader.formats import Formats
 from modelvault.loader.lent import Lent
 from modelvault.loader.memory import check_fits
 from modelvault.loader.metrics import Stats
 from modelvault.loader.opened import opened
-from modelvault.loader.ramdir import RamFolder
 from modelvault.loader.resident import Resident, private
 from modelvault.loader.screen import Screen
 from modelvault.loader.shards import Shards
@@ -72,7 +72,7 @@ class Model(Tensors, Formats):
         self._shards = Shards(version, self.files, self._cleared)
         self._lent = Lent(self._gate, self)
         self._streams = weakref.WeakSet()
-        self._folder: RamFolder | None = None
+        self._folders = Folders(self.name, self._granted, fits, self._screen)
         self._lock = threading.Lock()
 
     @property
@@ -117,20 +117,24 @@ class Model(Tensors, Formats):
 
         Holds the files named, or all granted ones; the same folder grows when called again. It is
         a second copy beside `tensors()`, read-only, and is gone after `close()`. This process must
-        live as long as the engine. Raises Unavailable (`no_ram_folder`).
+        live as long as the engine. Raises Unavailable (`no_ram_folder`), AccessDenied
+        (`isolated_memory`) where the policy wants what only `modelvault run` can give.
         """
         with self._lock:
-            residents = [self._granted(path) for path in dict.fromkeys(paths or self.files)]
-            if self._folder is None:
-                self._folder = RamFolder()
-            new = [resident for resident in residents if resident.path not in self._folder]
-            if new:
-                self._fits(sum(resident.size for resident in new))
-            for resident in new:
-                self._screen.check(resident)
-            for resident in new:
-                self._folder.add(resident.path, resident.size, resident.fill)
-            return self._folder.root
+            return self._folders.own(paths or self.files, self.obligations)
+
+    def fill(self, folder: Folder, *paths: str, tell: Tell | None = None) -> None:
+        """Put files into a folder that somebody else keeps and ends, as `path` does.
+
+        `tell(done, total)` gets the bytes put there. Raises as `path`.
+        """
+        with self._lock:
+            self._folders.fill(folder, paths or self.files, self.obligations, tell)
+
+    def heed(self, obligations: Obligations) -> None:
+        """What the policy asks from now on. Raises AccessDenied where that can't be kept."""
+        self._folders.heed(obligations)
+        self.obligations = obligations
 
     def check(self) -> None:
         """Raise what an access would: AccessDenied once the lease is over, Conflict (`closed`)."""
@@ -227,8 +231,7 @@ class Model(Tensors, Formats):
         self._end_streams()
         for resident in self._residents.values():
             resident.seal()
-        if self._folder is not None:
-            self._folder.close()
+        self._folders.close()
 
     def _cleared(self, path: str) -> Resident:
         resident = self._granted(path)

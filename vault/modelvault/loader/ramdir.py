@@ -28,8 +28,13 @@ Fill = Callable[[memoryview], None]
 class RamFolder:
     """A private temporary folder of links. Not thread-safe; not for a forked child."""
 
-    def __init__(self) -> None:
-        """Raises Unavailable (`no_ram_folder`) where the system has no sealed memory files."""
+    isolated = False
+
+    def __init__(self, root: Path | None = None) -> None:
+        """`root` is an empty folder for the links, removed with them; else one is made.
+
+        Raises Unavailable (`no_ram_folder`) where the system has no sealed memory files.
+        """
         if not hasattr(os, "memfd_create") or not hasattr(fcntl, "F_ADD_SEALS"):
             raise _unavailable("this system has no memfd_create", "use tensors() or read_bytes()")
         if not _shows_its_files():
@@ -38,7 +43,7 @@ class RamFolder:
                 "(PR_SET_DUMPABLE is 0, or /proc isn't mounted)",
                 "leave the process dumpable, or use tensors() or read_bytes()",
             )
-        self.root = _links()
+        self.root = _links() if root is None else root
         self._files: dict[str, int] = {}
         # Also runs when the interpreter ends: the links would point nowhere by then.
         self._finish = weakref.finalize(self, _remove, self.root, self._files, os.getpid())
@@ -65,6 +70,13 @@ class RamFolder:
             os.close(descriptor)
             raise
         self._files[path] = descriptor
+
+    def lock(self) -> None:
+        """The files are sealed already, each when it was added."""
+
+    def hide(self) -> None:
+        """No file can be opened by its name any more; what is open stays open."""
+        shutil.rmtree(self.root, ignore_errors=True)
 
     def close(self) -> None:
         """Remove the folder and let go of the files. Doing it twice is fine.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -127,9 +127,11 @@ class Resident:
         with self.view(begin, end) as view:
             return bytes(view)
 
-    def fill(self, out: memoryview, start: int = 0) -> None:
+    def fill(
+        self, out: memoryview, start: int = 0, count: Callable[[int], None] = lambda _size: None
+    ) -> None:
         """Write the file's bytes from `start` on into the whole of `out`, keeping nothing but what
-        is in memory already."""
+        is in memory already. `count` gets how many bytes were written, after each stride."""
         for begin, end in self._strides(start, start + len(out)):
             with self._lock, out[begin - start : end - start] as part:
                 self._gate.check()
@@ -138,6 +140,7 @@ class Resident:
                         part[:] = view
                 else:
                     self._read(begin, part)
+            count(end - begin)
 
     def named(self, error: ModelVaultError) -> ModelVaultError:
         """The same error, its message naming this file."""

@@ -170,7 +170,7 @@ def _looser(name: str, before: Any, after: Any) -> bool:  # noqa: ANN401
         return False
     if name == "allow_pickle":
         return bool(after)
-    if name == "memory_only":
+    if name in {"memory_only", "isolated_memory"}:
         return not after
     if name == "grace_s":  # the only one whose absence is the least: none
         return (after or 0) > (before or 0)

@@ -22,10 +22,11 @@ from modelvault.policy.patterns import both
 UNKNOWN_OBLIGATION = "unknown_obligation"
 UNFULFILLED_OBLIGATION = "unfulfilled_obligation"
 # A limit is kept by the broker itself; these need the other side's hands.
-KEPT_BY_THE_LOADER = frozenset({"grace_s", "memory_only"})
+KEPT_BY_THE_LOADER = frozenset({"grace_s", "memory_only", "isolated_memory", "terminate_on_revoke"})
 
 _POSITIVE = frozenset({"max_ttl_s", "max_total_s"})
-_FLAGS = frozenset({"memory_only", "allow_pickle"})
+_RESTRAINTS = frozenset({"memory_only", "isolated_memory"})
+_FLAGS = _RESTRAINTS | {"allow_pickle"}
 
 
 def to_input(request: AccessRequest) -> dict[str, Any]:
@@ -116,13 +117,18 @@ def insist(decision: Decision, fulfils: Collection[str]) -> Decision:
     Only what the loader must keep counts: limits of time, bytes, leases and files are kept by the
     broker, and `allow_pickle` only permits. Reasons: `unfulfilled_obligation:<type>`.
     """
-    standing = {
-        name for name in KEPT_BY_THE_LOADER if getattr(decision.obligations, name) not in (None, 0)
-    }
+    standing = {name for name in KEPT_BY_THE_LOADER if _stands(decision.obligations, name)}
     missing = sorted(standing - set(fulfils))
     if not decision.allowed or not missing:
         return decision
     return _refused(decision, [f"{UNFULFILLED_OBLIGATION}:{name}" for name in missing])
+
+
+def _stands(obligations: Obligations, name: str) -> bool:
+    value = getattr(obligations, name)
+    if name == "terminate_on_revoke":  # at once is the strictest of all
+        return value is not None
+    return value not in (None, 0)
 
 
 def _refused(decision: Decision, codes: Iterable[str]) -> Decision:
@@ -132,7 +138,7 @@ def _refused(decision: Decision, codes: Iterable[str]) -> Decision:
 
 
 def _merge(obligations: Iterable[_Obligation]) -> Obligations:
-    """Whole numbers: the smallest. Paths: what all allow. `memory_only`: if any says so;
+    """Whole numbers: the smallest. Paths: what all allow. Restraints: if any says so;
     `allow_pickle`: only if each that speaks of it says so."""
     found: dict[str, Any] = {}
     for one in obligations:
@@ -141,7 +147,7 @@ def _merge(obligations: Iterable[_Obligation]) -> Obligations:
             found[one.type] = value
         elif one.type == "files":
             found[one.type] = both(found[one.type], value)
-        elif one.type == "memory_only":
+        elif one.type in _RESTRAINTS:
             found[one.type] |= value
         else:  # of two booleans the smaller is False, and False is the strict one here
             found[one.type] = min(found[one.type], value)

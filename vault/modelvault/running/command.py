@@ -1,0 +1,67 @@
+"""What is run: its words, its environment, and where its program is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from modelvault.errors import InvalidRequest
+
+PLACEHOLDER = "{model}"
+MODEL_VARIABLE = "MODELVAULT_MODEL"
+RUN_VARIABLE = "MODELVAULT_RUN"
+
+# What proves to the vault who is asking is no business of the command's.
+_NOT_PASSED_ON = frozenset({"MODELVAULT_TOKEN", "MODELVAULT_PASSPHRASE"})
+
+
+def words(command: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """The command with the folder's name wherever `{model}` stands, also inside a word."""
+    return tuple(word.replace(PLACEHOLDER, str(folder)) for word in command)
+
+
+def environment(
+    env: Mapping[str, str], folder: Path, run: Path, hidden: Collection[str] = ()
+) -> dict[str, str]:
+    """`env` without tokens and passphrases (and the variables `hidden`), with the model's folder
+    and the run's."""
+    kept = {
+        name: value
+        for name, value in env.items()
+        if name not in _NOT_PASSED_ON and name not in hidden
+    }
+    return kept | {MODEL_VARIABLE: str(folder), RUN_VARIABLE: str(run)}
+
+
+def check(command: Sequence[str], env: Mapping[str, str]) -> None:
+    """Say early, before a lease is taken, what can't be run.
+
+    Raises InvalidRequest (`command_not_found`, `command_not_executable`). A program inside the
+    model's folder isn't looked for: that isn't there yet.
+    """
+    program = command[0]
+    if PLACEHOLDER in program or shutil.which(program, path=env.get("PATH", os.defpath)):
+        return
+    if "/" in program and Path(program).exists():
+        raise not_executable(program, "no permission, or a folder")
+    raise not_found(program)
+
+
+def not_found(program: str) -> InvalidRequest:
+    """There is no such program."""
+    return InvalidRequest(
+        "command_not_found",
+        f"there is no program {program!r}",
+        "check its spelling and PATH; shell syntax needs a shell: -- sh -c '…'",
+    )
+
+
+def not_executable(program: str, why: str) -> InvalidRequest:
+    """It is there, and can't be run."""
+    return InvalidRequest(
+        "command_not_executable",
+        f"{program} can't be run: {why}",
+        "make it executable (chmod +x), or name its interpreter: -- python script.py",
+    )

@@ -1,0 +1,203 @@
+"""Starts the command and is the parent of all that it leaves behind; ends them all.
+
+It is forked before anything secret is there, has one thread, and knows only what the holder tells
+it over their socket: to start, and when to end. When that socket ends without a word, the holder
+was killed: then it does with the folder what the holder would have done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import selectors
+import signal
+import socket
+import subprocess
+from typing import Literal
+
+import msgspec
+
+from modelvault.running import kernel, private, tree
+from modelvault.running import signals as handling
+from modelvault.running.place import Place
+from modelvault.running.signals import Inherited
+
+# What the command leaves behind when it ends has this long to follow.
+LEFT_GRACE_S = 5
+FAILED = 125
+
+_START, _END = b"start", b"end"
+_MOST = 64
+# Not 0: that keeps a dump of memory from a file, but not from a program that it is piped to. At a
+# limit of one byte the kernel does neither: it gives it to those programs themselves.
+_NO_CORE = 1
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What the warden has to know from the start: the command, its process group (the front's), how
+    signals stood when the program was started, and the run's folder. The repr shows no environment.
+    """
+
+    words: tuple[str, ...]
+    environment: dict[str, str]
+    group: int
+    before: Inherited
+
+    def __repr__(self) -> str:
+        return f"<Job {self.words[0]!r}>"
+
+
+class Warden:
+    """The holder's hold of it. Not thread-safe."""
+
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        self._channel = channel
+        self._pid = pid
+        self._status: int | None = None
+        self.descriptor = os.pidfd_open(pid)  # readable once it has ended
+
+    def start(self) -> int:
+        """Start the command: 0, or the system's error for why it couldn't be."""
+        with contextlib.suppress(OSError):
+            self._channel.send(_START)
+        return int(_received(self._channel) or b"1")
+
+    def end(self, grace_s: int) -> None:
+        """Have all that runs ended, and killed what still runs after the grace."""
+        with contextlib.suppress(OSError):
+            self._channel.send(b"%s %d" % (_END, grace_s))
+
+    def wait(self) -> int:
+        """Until it has ended: its status, as waitpid has it."""
+        if self._status is None:
+            _, self._status = os.waitpid(self._pid, 0)
+            os.close(self.descriptor)
+            self._channel.close()
+        return self._status
+
+    def stop(self) -> None:
+        """Have all that runs killed, and wait for that. Nothing is left to do once it has ended."""
+        if self._status is None:
+            self._channel.close()
+            self.wait()
+
+
+def fork(job: Job, place: Place, front: socket.socket) -> Warden:
+    """Fork a warden. This process must have one thread, and no secrets yet.
+
+    `front` is where it tells who the command is.
+    """
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        code = FAILED
+        try:
+            ours.close()
+            code = _Life(job, its, front).lead(place)
+        finally:
+            os._exit(code)
+    its.close()
+    return Warden(pid, ours)
+
+
+class _Life:
+    """The warden's own side."""
+
+    def __init__(self, job: Job, holder: socket.socket, front: socket.socket) -> None:
+        self._job = job
+        self._holder = holder
+        self._front = front
+        self._grace_s = LEFT_GRACE_S
+        self._command: subprocess.Popen[bytes] | None = None
+        self._status: int | None = None
+
+    def lead(self, place: Place) -> int:
+        """Do as told until nothing is left to do; the exit code of the command."""
+        os.setpgid(0, 0)  # away from the terminal's signals
+        handling.ignore_all()
+        kernel.adopt_orphans()
+        if self._obey() != "gone":
+            tree.end(os.getpid(), self._grace_s, self._reap)
+        else:
+            tree.kill(os.getpid(), self._reap)
+            with contextlib.suppress(OSError):
+                private.wipe(place.path)
+            place.remove()
+        return 0 if self._status is None else handling.exit_code(self._status)
+
+    def _obey(self) -> Literal["ended", "told", "gone"]:
+        """Until the command has ended, shall be ended, or the holder is gone."""
+        woken, wake = socket.socketpair()
+        for end in (woken, wake):
+            end.setblocking(False)
+        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        with selectors.DefaultSelector() as ready:
+            ready.register(self._holder, selectors.EVENT_READ)
+            ready.register(woken, selectors.EVENT_READ)
+            while self._status is None:
+                sources = {key.fileobj for key, _ in ready.select()}
+                if self._holder in sources:
+                    message = _received(self._holder)
+                    if not message:
+                        return "gone"
+                    if message != _START:
+                        self._grace_s = int(message.removeprefix(_END))
+                        return "told"
+                    self._start()
+                if woken in sources:
+                    with contextlib.suppress(BlockingIOError):
+                        woken.recv(4096)
+                self._reap()
+        return "ended"
+
+    def _start(self) -> None:
+        error = 0
+        try:
+            # This process has one thread: what runs between fork and exec may be Python.
+            self._command = subprocess.Popen(  # noqa: S603  the words are the user's own
+                self._job.words,
+                env=self._job.environment,
+                preexec_fn=self._become_command,  # noqa: PLW1509
+            )
+        except OSError as refused:
+            error = refused.errno or 1
+        except subprocess.SubprocessError:  # it couldn't be prepared: the front is gone
+            error = 1
+        if self._command is not None:
+            descriptor = os.pidfd_open(self._command.pid)
+            with contextlib.suppress(OSError):
+                socket.send_fds(self._front, [str(os.getpid()).encode()], [descriptor])
+            os.close(descriptor)
+        with contextlib.suppress(OSError):
+            self._holder.send(str(error).encode())
+
+    def _become_command(self) -> None:
+        warden = os.getppid()
+        os.setpgid(0, self._job.group)
+        kernel.die_with_parent(signal.SIGKILL)
+        if os.getppid() != warden:
+            os._exit(FAILED)
+        kernel.gain_nothing()
+        most = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        no_core = _NO_CORE if most == resource.RLIM_INFINITY else min(_NO_CORE, most)
+        resource.setrlimit(resource.RLIMIT_CORE, (no_core, no_core))
+        handling.restore(self._job.before)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                if self._command is not None and pid == self._command.pid:
+                    self._command.returncode = os.waitstatus_to_exitcode(status)
+                    self._status = status
+
+
+def _received(channel: socket.socket) -> bytes:
+    try:
+        return channel.recv(_MOST)
+    except OSError:
+        return b""
