@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import modelvault
 from modelvault import connect, wiring
 from modelvault.client.session import Session
 from modelvault.errors import AccessDenied, Unavailable
@@ -54,14 +55,15 @@ def session(broker: HonestBroker, tmp_path: Path) -> Session:
     return made
 
 
-def test_a_child_reads_what_its_parent_may_read(session: Session) -> None:
+def test_a_child_that_was_let_inherit_reads_what_its_parent_may_read(session: Session) -> None:
     with session.load("m", purpose="inference") as model:
         views = [model.read_bytes("a.dat")]
 
         def child() -> bool:
             return bytes(views[0]) == CONTENT == bytes(model.read_bytes("b.dat"))
 
-        assert in_a_child(child)
+        with modelvault.inherited():
+            assert in_a_child(child)
         assert bytes(views.pop()) == CONTENT
     assert session._context.broker.released  # type: ignore[attr-defined]
 

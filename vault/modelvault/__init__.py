@@ -6,12 +6,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from modelvault.client.session import Session
+    from modelvault.crypto.pages import inherited
     from modelvault.loader.model import Model
     from modelvault.sharing.attached import attach
     from modelvault.wiring import connect
     from modelvault.wiring.measuring import metrics_text, register_metrics
 
-__all__ = ["Model", "Session", "attach", "connect", "errors", "metrics_text", "register_metrics"]
+__all__ = [
+    "Model",
+    "Session",
+    "attach",
+    "connect",
+    "errors",
+    "inherited",
+    "metrics_text",
+    "register_metrics",
+]
 
 _HOMES = {
     "attach": "modelvault.sharing.attached",
@@ -19,6 +29,7 @@ _HOMES = {
     "Session": "modelvault.client.session",
     "Model": "modelvault.loader.model",
     "errors": "modelvault.errors",
+    "inherited": "modelvault.crypto.pages",
     "metrics_text": "modelvault.wiring.measuring",
     "register_metrics": "modelvault.wiring.measuring",
 }

@@ -54,19 +54,22 @@ def seal_push_keys(
 
 
 def _seal(derived: Iterable[Secret], count: int, recipient: Recipient, info: bytes) -> bytes:
-    plain = bytearray(KEY_BYTES * count)
-    with Secret(plain) as keys:
+    def fill(out: memoryview) -> None:
         for at, key in enumerate(derived):
             with key:
-                plain[at * KEY_BYTES : (at + 1) * KEY_BYTES] = key.reveal()
+                out[at * KEY_BYTES : (at + 1) * KEY_BYTES] = key.reveal()
+
+    with Secret.filled(KEY_BYTES * count, fill) as keys:
         return hpke.seal(keys, recipient.suite, recipient.public_key, info)
 
 
 def seal_deks(deks: Sequence[Secret], recipient: Recipient, info: bytes) -> bytes:
     """HPKE over whole DEKs one after the other: only ever for another vault's broker, whose word
     for `recipient` was verified. The caller wipes the DEKs; the copy in here is wiped here."""
-    plain = bytearray(KEY_BYTES * len(deks))
-    with Secret(plain) as keys:
+
+    def fill(out: memoryview) -> None:
         for at, dek in enumerate(deks):
-            plain[at * KEY_BYTES : (at + 1) * KEY_BYTES] = dek.reveal()
+            out[at * KEY_BYTES : (at + 1) * KEY_BYTES] = dek.reveal()
+
+    with Secret.filled(KEY_BYTES * len(deks), fill) as keys:
         return hpke.seal(keys, recipient.suite, recipient.public_key, info)

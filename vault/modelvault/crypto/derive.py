@@ -57,10 +57,8 @@ def expand(key: Secret, label: bytes, *parts: bytes, size: int = KEY_BYTES) -> S
 
     Callers see to it that no part but the last can hold a zero byte.
     """
-    derived = bytearray(size)
-    info = b"\0".join((label, *parts))
-    HKDFExpand(SHA384(), size, info).derive_into(key.reveal(), derived)
-    return Secret(derived)
+    expansion = HKDFExpand(SHA384(), size, b"\0".join((label, *parts)))
+    return Secret.filled(size, lambda out: expansion.derive_into(key.reveal(), out))
 
 
 def file_key(dek: Secret, artifact: str, path: str) -> Secret:

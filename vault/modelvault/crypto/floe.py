@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import os
 import threading
+import weakref
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -98,12 +99,11 @@ class _Keys:
         self._lock = threading.Lock()
         self.header_tag = bytes(self._kdf(key, b"HEADER_TAG:", 32).reveal())
         self._message_key = self._kdf(key, b"MESSAGE_KEY:", 48)
+        _living.add(self)
 
     def _kdf(self, key: Secret, purpose: bytes, size: int) -> Secret:
-        derived = bytearray(size)
-        info = self._prefix + purpose + self._aad
-        HKDFExpand(SHA384(), size, info).derive_into(key.reveal(), derived)
-        return Secret(derived)
+        expansion = HKDFExpand(SHA384(), size, self._prefix + purpose + self._aad)
+        return Secret.filled(size, lambda out: expansion.derive_into(key.reveal(), out))
 
     def cipher(self, position: int) -> AESGCM:
         """The cipher for `position`: its key changes with every 2^rotation_bits segments."""
@@ -122,12 +122,29 @@ class _Keys:
             cipher = self._ciphers[era] = AESGCM(key.reveal())
         return cipher
 
+    def forked(self) -> None:
+        """In a child whose parent kept its keys: what the library made of them goes, too."""
+        if self._message_key.absent:
+            self._ciphers = {}
+            self._lock = threading.Lock()
+
     def wipe(self) -> None:
         # Under the lock: a key derived while the message key turns into zeros would be one that
         # everybody can compute.
         with self._lock:
             self._message_key.wipe()
             self._ciphers.clear()
+
+
+_living: weakref.WeakSet[_Keys] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for keys in list(_living):
+        keys.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _associated(position: int, final: bool) -> bytes:

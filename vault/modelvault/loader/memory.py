@@ -1,4 +1,4 @@
-"""Memory for plaintext weights: private, kept out of core dumps, zeroed before it goes back.
+"""Memory for plaintext weights: guarded (`crypto.pages`), zeroed before it goes back.
 
 A region is zeroed and unmapped at the moment when nothing refers to it any more, never under a
 reader: a view (memoryview, numpy array, torch tensor, slices of these) holds its region alive, and
@@ -9,48 +9,33 @@ what they say about views that live on.
 from __future__ import annotations
 
 import ctypes
-import mmap
-import os
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from modelvault.crypto import pages, secret
+from modelvault.crypto.pages import Pages
 from modelvault.errors import Conflict, Unavailable
 
 _BLOCK = 1 << 20
 _ZEROS = bytes(_BLOCK)
-# Python names MAP_NORESERVE from 3.13 on. Untouched pages then cost nothing to reserve, which is
-# what reading one tensor out of a file larger than the machine needs.
-_NORESERVE = getattr(
-    mmap,
-    "MAP_NORESERVE",
-    0x4000 if sys.platform == "linux" and os.uname().machine in ("x86_64", "aarch64") else 0,
-)
-_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
-_ADVICE = ("MADV_HUGEPAGE", "MADV_DONTDUMP")
 
 
-class _Memory(mmap.mmap):
+class _Memory(Pages):
     """A mapping that zeroes what was written to it when the last reference to it goes.
 
     `touched` has a byte for each block of 1 MiB: blocks that were never written aren't wiped,
-    since that would bring them into memory. A forked child only unmaps: wiping its copy would
-    double the memory and the plaintext is the parent's to wipe.
+    since that would bring them into memory.
     """
 
     touched: bytearray
-    owner: int
     holder: object
 
     def wipe(self) -> None:
-        # memset in long runs: it needs no source to read from, and other threads run meanwhile.
-        first_byte = ctypes.c_char.from_buffer(self)
-        try:
-            for begin, end in self._written():
-                ctypes.memset(ctypes.addressof(first_byte) + begin, 0, end - begin)
-        finally:
-            del first_byte
+        """Zero what was written to."""
+        # In long runs: a call for each block would be felt.
+        for begin, end in self._written():
+            ctypes.memset(self.start + begin, 0, end - begin)
 
     def _written(self) -> Iterator[tuple[int, int]]:
         """The runs of bytes that were written to, by whole blocks."""
@@ -60,10 +45,6 @@ class _Memory(mmap.mmap):
             stop = len(self.touched) if stop < 0 else stop
             yield start * _BLOCK, min(stop * _BLOCK, len(self))
             start = self.touched.find(1, stop)
-
-    def __del__(self) -> None:
-        if getattr(self, "owner", None) == os.getpid():
-            self.wipe()
 
 
 class Region:
@@ -148,23 +129,22 @@ class Region:
         memory = self._memory
         if memory is None:
             raise Conflict("closed", "this memory was closed", "load the model again")
+        if memory.absent:
+            raise Conflict(
+                "forked",
+                "this memory stayed in the process that this one was forked from",
+                "load the model in this process, or fork within `with modelvault.inherited():`",
+            )
         return memory
 
 
 def _map(size: int) -> _Memory:
+    secret.reserve()  # keys come first where not all can be locked
     try:
-        memory = _Memory(-1, size, flags=_FLAGS)
+        memory = pages.reserve(_Memory, size)
     except OSError:
         raise _too_large(size, None, "the system's limit on address space") from None
-    for name in _ADVICE:
-        advice = getattr(mmap, name, None)
-        if advice is not None:
-            try:
-                memory.madvise(advice)
-            except OSError:
-                continue  # a kernel without it: memory works all the same; `doctor` tells of dumps
     memory.touched = bytearray((size - 1) // _BLOCK + 1)
-    memory.owner = os.getpid()
     return memory
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from modelvault.crypto import pages
 from modelvault.errors import AccessDenied, Conflict
 from modelvault.manifest import FileEntry
 
@@ -83,6 +84,7 @@ class Gate:
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
+        self._forks = pages.forks()
         self._shut = False
         self._dropped = False
 
@@ -99,9 +101,17 @@ class Gate:
         self._dropped = True
 
     def check(self) -> None:
-        """Raises Conflict (`closed`), or AccessDenied by the lease's own words where it has any."""
+        """Raises Conflict (`closed`; `forked` in a child that inherited nothing), or AccessDenied
+        by the lease's own words where it has any."""
         if self._shut:
             raise Conflict("closed", "this model was closed", "load it again")
+        if self._forks != pages.forks():
+            raise Conflict(
+                "forked",
+                "this model stayed in the process that this one was forked from",
+                "load it in this process (the start method `spawn` makes that plain), or fork "
+                "within `with modelvault.inherited():`",
+            )
         self._guard.check()
         if self._dropped:
             raise AccessDenied(
