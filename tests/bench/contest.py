@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import msgspec
 from cold import evict
-from contestants import CONTESTANTS, Source, remove
+from contestants import ALL, Source, remove
 from measure import back_memory, emit
 from weights import human, write_safetensors
 
@@ -120,7 +120,7 @@ def race(
     rounds: int,
 ) -> dict[str, dict[str, float]]:
     """One line of figures for each contestant, also returned by name; one warm-up, then all take
-    turns, `rounds` times. `cache` is `warm` or `cold`."""
+    turns, `rounds` times. `cache` is `warm`, `cold` or `s3`."""
     where = {"size": shape.size, "tensors": shape.tensors, "cache": cache, "threads": threads}
     found: dict[str, list[dict[str, float]]] = {}
     for number in range(rounds + 1):
@@ -134,7 +134,7 @@ def race(
                 if number:
                     found.setdefault(worker.name, []).append(figures)
     for worker in crew:
-        contestant = {"contestant": worker.name, "label": CONTESTANTS[worker.name].label}
+        contestant = {"contestant": worker.name, "label": ALL[worker.name].label}
         if worker.missing is not None:
             emit({"reading": "load", **where, **contestant, "missing": worker.missing})
         else:
@@ -146,7 +146,7 @@ def not_measured(names: Sequence[str], shape: Shape, cache: str, threads: int, w
     """The lines of a race that this machine can't hold."""
     where = {"size": shape.size, "tensors": shape.tensors, "cache": cache, "threads": threads}
     for name in names:
-        contestant = {"contestant": name, "label": CONTESTANTS[name].label}
+        contestant = {"contestant": name, "label": ALL[name].label}
         emit({"reading": "load", **where, **contestant, "missing": why})
 
 

@@ -12,6 +12,7 @@ import base64
 import importlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,7 +124,9 @@ class Tensorizer:
         return {"files": [str(path)], "key": base64.b64encode(key.key).decode() if key else None}
 
     def load(self, source: Source, use: Use) -> None:
-        opened = source.get("open", lambda path: path)(source["files"][0])
+        self._show(source["files"][0], source, use)
+
+    def _show(self, opened: Any, source: Source, use: Use) -> None:
         with self._package.TensorDeserializer(
             opened, device="cpu", num_readers=self._threads, encryption=self._opening(source)
         ) as tensors:
@@ -181,10 +184,10 @@ class Ours:
         with vault(home) as session:
             session.push(plain, "m:bench")
         stored = [str(path) for path in (home / "home" / "objects").rglob("*") if path.is_file()]
-        return {"files": stored, "home": str(home)}
+        return {"files": stored, "home": str(home), "reference": "m:bench"}
 
     def load(self, source: Source, use: Use) -> None:
-        with self._session(source).load("m:bench", purpose="inference") as model:
+        with self._session(source).load(source["reference"], purpose="inference") as model:
             self._show(model, use)
 
     def _show(self, model: Any, use: Use) -> None:
@@ -228,6 +231,65 @@ class OursStreaming(OursTorch):
             use(tensor)
 
 
+class Boto3:
+    """What one does by hand: the object as a file, the file as tensors."""
+
+    label = "boto3 download_file, then safetensors.torch"
+    kind = "s3"
+
+    def __init__(self, threads: int) -> None:
+        self._boto3 = importlib.import_module("boto3")
+        self._load = importlib.import_module("safetensors.torch").load_file
+
+    def prepare(self, plain: Path, folder: Path) -> Source:
+        raise NotImplementedError("served.py puts it into the bucket")
+
+    def load(self, source: Source, use: Use) -> None:
+        client = self._boto3.client("s3", **source["client"])
+        with tempfile.NamedTemporaryFile(dir=source["folder"]) as copy:
+            client.download_fileobj(source["bucket"], source["object"], copy)
+            copy.flush()
+            for tensor in self._load(copy.name).values():
+                use(tensor)
+
+
+class TensorizerS3(Tensorizer):
+    label = "tensorizer, not encrypted, from S3"
+    kind = "tensorizer-s3"
+
+    def load(self, source: Source, use: Use) -> None:
+        client = source["client"]
+        stream = importlib.import_module("tensorizer.stream_io").open_stream(
+            f"s3://{source['bucket']}/{source['object']}",
+            s3_endpoint=client["endpoint_url"].removeprefix("http://"),
+            s3_access_key_id=client["aws_access_key_id"],
+            s3_secret_access_key=client["aws_secret_access_key"],
+            force_http=True,
+        )
+        self._show(stream, source, use)
+
+
+class TensorizerS3Encrypted(TensorizerS3):
+    label = "tensorizer, encrypted, from S3"
+    kind = "tensorizer-s3-encrypted"
+    encrypted = True
+
+
+class OursServed(Ours):
+    """As a job on another machine: lease from a broker, ciphertext by links from the store."""
+
+    label = "modelvault, tensors(), from S3"
+    kind = "served"
+
+    def _session(self, source: Source) -> Any:
+        if "" not in self._sessions:
+            os.environ.update(source["environment"])
+            session = self._modelvault.connect()
+            atexit.register(session.close)
+            self._sessions[""] = session
+        return self._sessions[""]
+
+
 CONTESTANTS: dict[str, type[Contestant]] = {
     "mmap": Mmap,
     "safetensors-numpy": SafetensorsNumpy,
@@ -241,6 +303,13 @@ CONTESTANTS: dict[str, type[Contestant]] = {
     "ours-torch": OursTorch,
     "ours-streaming": OursStreaming,
 }
+FROM_S3: dict[str, type[Contestant]] = {
+    "s3-boto3": Boto3,
+    "s3-tensorizer": TensorizerS3,
+    "s3-tensorizer-encrypted": TensorizerS3Encrypted,
+    "s3-ours": OursServed,
+}
+ALL = {**CONTESTANTS, **FROM_S3}
 
 
 def as_bytes(tensor: Any) -> memoryview:

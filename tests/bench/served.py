@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from bare import Bare
+from contest import Shape, race, workers
+from contestants import FROM_S3, Source, remove
 from load import ours
 from measure import back_memory, centile, interleaved, rate, report, samples
 from memory import MIB, peak
@@ -22,6 +24,7 @@ from weights import GIB, write_safetensors
 
 from modelvault.client.session import Session
 from support.asker import Asker
+from support.servers.s3 import ACCESS, SECRET
 from support.servers.stack import Stack
 
 ROUNDS = 200
@@ -144,11 +147,51 @@ def s3_cases(folder: Path) -> None:
         )
         client.close()
         admin.close()
+        race_case(made, folder, f"{name}:prod")
         memory_case(made, folder)
 
 
+def race_case(made: Stack, folder: Path, reference: str) -> None:
+    """The same size from S3 by everybody who can, time to the first tensor and all."""
+    shape = Shape(SIZE, 16)
+    plain = folder / "model.safetensors"
+    write_safetensors(plain, shape.size, shape.tensors)
+    bucket = made.s3.bucket()
+    client = bucket.client(timeout_s=30.0, tries=1)
+    at = {
+        "bucket": bucket.name,
+        "folder": str(folder),
+        "client": {
+            "endpoint_url": made.s3.endpoint,
+            "region_name": "us-east-1",
+            "aws_access_key_id": ACCESS,
+            "aws_secret_access_key": SECRET,
+        },
+    }
+    sources: dict[str, Source] = {}
+    with workers(list(FROM_S3), 2) as crew:
+        for worker in crew:
+            kind = worker.told.get("kind")
+            if worker.missing is not None:
+                continue
+            if kind.startswith("tensorizer"):
+                source = worker.prepare(plain, folder)
+                name = f"bench/{kind}"
+                client.upload_file(source["files"][0], bucket.name, name)
+                remove(source)
+                sources[kind] = {**source, **at, "object": name}
+            elif kind == "s3":
+                client.upload_file(str(plain), bucket.name, "bench/plain")
+                sources[kind] = {**at, "object": "bench/plain"}
+        with job(made, made.token("job", "inference")) as environment:
+            sources["served"] = {"environment": environment, "reference": reference}
+            race(crew, sources, shape, cache="s3", threads=2, rounds=LOADS)
+    client.close()
+    plain.unlink()
+
+
 @contextmanager
-def client(made: Stack, token: str) -> Iterator[dict[str, str]]:
+def job(made: Stack, token: str) -> Iterator[dict[str, str]]:
     """The environment of a job on another machine."""
     with tempfile.TemporaryDirectory() as home:
         yield {
@@ -168,9 +211,9 @@ def memory_case(made: Stack, folder: Path) -> None:
     name = f"m-{secrets.token_hex(4)}"
     with made.connect(made.admin()) as admin:
         admin.create(name, classification="internal")
-    with client(made, made.admin()) as vault:
+    with job(made, made.admin()) as vault:
         pushing = peak(vault, name, "push", plain)
-    with client(made, made.token("job", "inference")) as vault:
+    with job(made, made.token("job", "inference")) as vault:
         loading = peak(vault, name, "load", plain) - peak(vault, name, "nothing", plain)
     report(
         "peak memory of push to S3",

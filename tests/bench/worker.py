@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from contestants import CONTESTANTS, Contestant, Source, touched
+from contestants import ALL, Contestant, Source, touched
 
 _STATUS = Path("/proc/self/status")
 
@@ -70,7 +70,7 @@ def answered(contestant: Contestant, ask: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # what a package prints is no answer
     try:
-        contestant = CONTESTANTS[sys.argv[1]](int(sys.argv[2]))
+        contestant = ALL[sys.argv[1]](int(sys.argv[2]))
     except ImportError as error:
         print(json.dumps({"missing": str(error)}), file=answers, flush=True)
         return
