@@ -17,7 +17,7 @@ LOAD_SECONDS ?= 60
 BENCH ?= full
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stack stack stack-servers servers install engines vllm test lint bench load docs docs-write fuzz clean
+.PHONY: help demo demo-stack stack stack-servers servers install engines vllm test lint bench bench-report load docs docs-write fuzz clean
 
 help:
 	@echo "make demo    see the whole of it on a real model (installs what it needs into .venv)"
@@ -28,6 +28,7 @@ help:
 	@echo "make vllm    vLLM on a CPU, in .venv-vllm, for its tests (6 GB)"
 	@echo "make lint    ruff, mypy, import layers"
 	@echo "make bench   the numbers of README.md, one JSON line each (BENCH=quick: a few of them)"
+	@echo "make bench-report  docs/speed.md, its plots and README's table, from that"
 	@echo "make load    a thousand pods, then everything at once for LOAD_SECONDS=$(LOAD_SECONDS)"
 	@echo "make docs    check the documents: help texts, links, names of tests"
 	@echo "make fuzz    the fuzz targets, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
@@ -67,6 +68,10 @@ lint: install
 
 bench: install
 	@$(BIN)/python tests/bench/run.py --effort $(BENCH)
+
+# From the last run's lines; docs/speed/lines.jsonl keeps them.
+bench-report: install
+	@$(BIN)/python tests/bench/page.py
 
 load: servers
 	@PYTHONPATH=tests $(BIN)/python -m support.run_load --seconds $(LOAD_SECONDS)

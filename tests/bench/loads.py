@@ -15,8 +15,9 @@ from weights import GIB
 KIB, MIB = 1 << 10, 1 << 20
 
 EVERYBODY = tuple(CONTESTANTS)
-FEW = ("mmap", "safetensors-torch", "runai", "tensorizer-encrypted", "ours", "ours-torch")
-OF_ONE_FILE = ("mmap", "safetensors-numpy", "safetensors-torch", "runai", "ours", "ours-torch")
+OURS = ("ours", "ours-torch", "ours-streaming")
+FEW = ("mmap", "safetensors-torch", "runai", "tensorizer-encrypted", *OURS)
+OF_ONE_FILE = ("mmap", "safetensors-numpy", "safetensors-torch", "runai", *OURS)
 # (ours, theirs, cache, the ratio's limit)
 _GOALS = (
     ("ours", "mmap", "warm", 1.6),

@@ -63,7 +63,7 @@ def _cuda() -> str:
     try:
         import torch
     except ImportError:
-        return "not measured: torch isn't installed"
+        return "torch isn't installed"
     if not torch.cuda.is_available():
-        return "not measured: there is no CUDA device"
-    return str(torch.cuda.get_device_name())
+        return "there is no CUDA device"
+    return f"this benchmark loads into host memory only; there is {torch.cuda.get_device_name()}"
