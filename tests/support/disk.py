@@ -10,10 +10,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from modelvault import connect, wiring
+from modelvault.client.session import Session
+from support.homes import isolated
 from support.plaintext import Plaintext
 
 # Where frameworks put what they keep, and what they put somewhere for a while.
@@ -61,3 +66,19 @@ def disk_of_its_own(root: Path, *plain: Path) -> Iterator[Disk]:
                 os.environ[name] = value
     left = sought.left(*disk.folders)
     assert left == [], left
+
+
+@contextmanager
+def vault_on_its_disk(root: Path, models: Mapping[str, Path]) -> Iterator[Session]:
+    """An embedded vault with `name:prod` of each folder or file, on a disk of its own.
+
+    They stay where they are, to compare with: what lies below `root / "disk"` is searched for them.
+    """
+    with disk_of_its_own(root, *models.values()), pytest.MonkeyPatch.context() as patch:
+        isolated(root / "disk/vault", patch)
+        wiring.init()
+        with connect() as session:
+            for name, plain in models.items():
+                session.create(name)
+                session.push(plain, f"{name}:prod")
+            yield session

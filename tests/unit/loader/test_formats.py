@@ -179,3 +179,19 @@ def test_one_field_of_a_graph_that_a_reader_would_merge() -> None:
     twice = model_of(graph_of()) + field(7, graph_of(external("../w")))
     with Version({"m.onnx": twice}).model() as model, pytest.raises(IntegrityError, match="twice"):
         model.read_bytes("m.onnx")
+
+
+@pytest.mark.parametrize("way", ["read_bytes", "open", "path"])
+@pytest.mark.parametrize(
+    "weights", [b'{"a":"../m.safetensors"}', b'{"a":"m.safetensors","a":"n.safetensors"}']
+)
+def test_an_index_that_engines_would_be_misled_by_is_handed_to_none(
+    weights: bytes, way: str
+) -> None:
+    path = "m.safetensors.index.json"
+    with (
+        Version({path: b'{"weight_map":' + weights + b"}"}).model() as model,
+        pytest.raises(IntegrityError) as caught,
+    ):
+        getattr(model, way)(path)
+    assert caught.value.code == "bad_index"

@@ -28,6 +28,11 @@ def test_shards_are_relative_to_the_index(path: str, shard: str, found: str) -> 
     assert index.parse(index_of({"a": shard}), path) == {"a": found}
 
 
+def test_sizes_may_be_fractions_as_some_exporters_write_them() -> None:
+    data = b'{"metadata":{"total_size":4.13e10},"weight_map":{"a":"m.safetensors"}}'
+    assert index.parse(data, "m.safetensors.index.json") == {"a": "m.safetensors"}
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [

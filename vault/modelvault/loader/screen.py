@@ -1,7 +1,8 @@
 """What is looked at in a file before a job gets it.
 
 Pickles are kept from a job whose policy doesn't allow them: by what they are, not by name. An ONNX
-model that names files outside of its folder is kept from everybody: the engine would open them.
+model or an index of shards that names files outside of its folder is kept from everybody: engines
+would open them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Collection
 from modelvault.errors import AccessDenied
 from modelvault.loader.opened import opened
 from modelvault.loader.resident import Resident
-from modelvault.weights import onnx, sniff
+from modelvault.weights import index, onnx, sniff
 
 
 class Screen:
@@ -26,13 +27,15 @@ class Screen:
         self._cleared: set[str] = set()
 
     def check(self, resident: Resident) -> None:
-        """Raises AccessDenied (`pickle_refused`), IntegrityError (`bad_onnx`), or what reading the
-        file raises."""
+        """Raises AccessDenied (`pickle_refused`), IntegrityError (`bad_onnx`, `bad_index`), or what
+        reading the file raises."""
         if resident.path in self._cleared:
             return
         self._check_pickle(resident)
         if resident.path.lower().endswith(onnx.SUFFIX):
             onnx.externals(resident.copy, resident.size, resident.path)
+        if resident.path.endswith(index.SUFFIX):
+            index.parse(resident.copy(0, resident.size), resident.path)
         self._cleared.add(resident.path)
 
     def _check_pickle(self, resident: Resident) -> None:

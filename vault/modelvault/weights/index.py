@@ -25,7 +25,7 @@ def parse(data: bytes, path: str) -> dict[str, str]:
     Raises IntegrityError (`bad_index`) for anything that isn't such an index.
     """
     try:
-        document = canonical.loads(data, MAX_BYTES)
+        document = canonical.loads_foreign(data, MAX_BYTES)
     except InvalidRequest as refused:
         raise _lie(path, refused.message) from None
     weights = document.get("weight_map") if isinstance(document, dict) else None
