@@ -16,7 +16,7 @@ import pytest
 import modelvault
 from modelvault import connect, wiring
 from modelvault.client.session import Session
-from modelvault.errors import AccessDenied, Unavailable
+from modelvault.errors import AccessDenied, Conflict, Unavailable
 from support.attacked import folder
 from support.homes import isolated
 from support.honest import HonestBroker, Store, context
@@ -66,6 +66,26 @@ def test_a_child_that_was_let_inherit_reads_what_its_parent_may_read(session: Se
             assert in_a_child(child)
         assert bytes(views.pop()) == CONTENT
     assert session._context.broker.released  # type: ignore[attr-defined]
+
+
+def test_a_child_finds_nothing_of_it_and_is_told(session: Session) -> None:
+    """Neither what was decrypted before, nor keys for the rest; closing there is no error."""
+    with session.load("m", purpose="inference") as model:
+        views = [model.read_bytes("a.dat")]
+
+        def child() -> bool:
+            said = []
+            for use in (model.read_bytes, model.open):
+                for path in ("a.dat", "b.dat"):
+                    with pytest.raises(Conflict) as told:
+                        use(path)
+                    said.append(told.value.code == "forked" and "spawn" in told.value.hint)
+            views.clear()
+            model.close()
+            return all(said)
+
+        assert in_a_child(child)
+        assert bytes(views.pop()) == CONTENT == bytes(model.read_bytes("b.dat"))
 
 
 def test_a_child_that_closes_ends_its_own_access_only(

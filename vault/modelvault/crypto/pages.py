@@ -6,15 +6,17 @@ when the interpreter ends.
 
 **What a fork gets.** Nothing: what a child would get of it lives on after its parent has wiped its
 own. A child that asks for it by this library is told so. Numbers and arrays that were handed out
-before can't be: reading them ends the child with SIGSEGV. The kernel could have shown zeros there
-instead, which nobody would notice; nor may the addresses be free, or the child's own memory would
-come to lie there. `inherited()` is for jobs that want otherwise.
+before can't be: reading them ends the child with SIGSEGV, and Python's traceback on stderr names
+the line. The kernel could have shown zeros there instead, which nobody would notice; nor may the
+addresses be free, or the child's own memory would come to lie there. `inherited()` is for jobs
+that want otherwise.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import mmap
 import os
 import sys
@@ -135,6 +137,9 @@ def _after_fork() -> None:
     if _inheriting or _libc is None:
         return
     _forks += 1
+    if not faulthandler.is_enabled():
+        with contextlib.suppress(Exception):  # there may be no stderr: then nothing is told
+            faulthandler.enable(all_threads=False)
     for pages in list(_all):
         if not pages.absent:
             pages.absent = True
