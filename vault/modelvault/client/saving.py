@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -10,13 +10,14 @@ from modelvault.client import saving_ranks
 from modelvault.client.content import Content
 from modelvault.client.context import Context
 from modelvault.client.progress import Progress
-from modelvault.client.publishing import Claims, check_pushable
+from modelvault.client.publishing import Claims, Pushed, check_pushable
 from modelvault.client.push import push
 from modelvault.client.saving_background import Saving, Savings
 from modelvault.client.saving_copy import Copy
 from modelvault.client.saving_plan import plan
 from modelvault.client.saving_pruned import NotPruned, check_keep, prune
 from modelvault.client.saving_ranks import Joint, Leading, Part, Ticket
+from modelvault.client.upload import Sent
 from modelvault.manifest import Provenance
 from modelvault.reference import Reference
 
@@ -147,6 +148,21 @@ class Saves:
         """
         return saving_ranks.follow(self._context, ticket, own)
 
+    def commit_joint(
+        self,
+        joint: Leading,
+        sent: Iterable[Sent],
+        *,
+        keep: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        provenance: Provenance | None = None,
+    ) -> Saved:
+        """Publish what all processes have written; `keep` as in `save`. A version that can't be
+        committed is given up."""
+        named = _target(joint.ticket.reference, keep)
+        pushed = joint.commit(sent, _claims(labels, provenance, public_metadata=False))
+        return _saved(self._context, pushed, named, keep)
+
 
 def _target(reference: str, keep: int | None) -> Reference:
     named = Reference.parse(reference)
@@ -173,8 +189,12 @@ def _put(
     claims: Claims,
     progress: Progress | None,
 ) -> Saved:
-    """Push the contents, and then delete what is superfluous."""
     pushed = push(context, contents, named, claims=claims, upload_all=True, progress=progress)
+    return _saved(context, pushed, named, keep)
+
+
+def _saved(context: Context, pushed: Pushed, named: Reference, keep: int | None) -> Saved:
+    """What stands, once what is superfluous is deleted."""
     saved = Saved(
         name=str(Reference(named.tenant, named.model, version=pushed.version)),
         version=pushed.version,

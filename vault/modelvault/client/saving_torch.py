@@ -9,7 +9,7 @@ import torch
 from modelvault.client.saving_tensors import Tensor, unsupported_dtype, unsupported_tensor
 from modelvault.weights.layout import Row
 
-_NAMES = {
+NAMES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16",
     "float16": "F16", "bfloat16": "BF16", "uint32": "U32", "int32": "I32", "float32": "F32",
     "uint64": "U64", "int64": "I64", "float64": "F64", "complex64": "C64",
@@ -24,7 +24,7 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def tensor(name: str, value: Any) -> Tensor:  # noqa: ANN401
     """Errors as `tensor_of`. A tensor on a device is read once what was queued there is done."""
     _check(name, value)
-    dtype = _NAMES.get(str(value.dtype).removeprefix("torch."))
+    dtype = NAMES.get(str(value.dtype).removeprefix("torch."))
     if dtype is None:
         raise unsupported_dtype(name, value.dtype)
     shape = tuple(value.shape)
