@@ -7,10 +7,9 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from modelvault.access import Principal
-from modelvault.artifact import trust as trusting
 from modelvault.client import export as exporting
 from modelvault.client import push as pushing
 from modelvault.client.administration import Administration
@@ -20,12 +19,14 @@ from modelvault.client.context import Context
 from modelvault.client.copied import PURPOSE
 from modelvault.client.holding import Holding
 from modelvault.client.local import Local
+from modelvault.client.looking import look
 from modelvault.client.owning import Owning
 from modelvault.client.progress import Progress
 from modelvault.client.publishing import Claims, Inspection, Pushed
 from modelvault.client.saving import Saves
 from modelvault.client.saving_background import Savings
 from modelvault.client.scan import scan
+from modelvault.client.watching import Live, Watching
 from modelvault.copies import Importing
 from modelvault.errors import Conflict, ModelVaultError
 from modelvault.lease import ModelDetail, ModelSummary
@@ -37,7 +38,7 @@ from modelvault.reference import DEFAULT_TENANT, Reference
 _Names = Sequence[str]
 
 
-class Session(Administration, Bases, Between, Holding, Owning, Saves):
+class Session(Administration, Bases, Between, Holding, Owning, Saves, Watching):
     """A connection to one vault; `modelvault.connect()` makes it.
 
     Threads may use it at once. Every method may raise AuthenticationError, AccessDenied,
@@ -59,6 +60,7 @@ class Session(Administration, Bases, Between, Holding, Owning, Saves):
         self._let_go = close
         self._models: weakref.WeakSet[Model] = weakref.WeakSet()
         self._savings = Savings()
+        self._lives: weakref.WeakSet[Live[Any]] = weakref.WeakSet()
         self._closed = False
 
     # in and out
@@ -178,13 +180,7 @@ class Session(Administration, Bases, Between, Holding, Owning, Saves):
 
     def show(self, reference: str) -> ModelDetail:
         """A model with its versions and tags; the signed documents in it are verified."""
-        seen = self._context.pins.seen()
-        detail = self._context.broker.show(self._caller(), reference)
-        if detail.signed is not None:
-            named = Reference.parse(reference)
-            verified = trusting.verify(detail.signed, named, self._context.trust, seen)
-            self._context.pins.remember(verified.seen)
-        return detail
+        return look(self._context, reference)[0]
 
     def whoami(self) -> Principal:
         """Who the token says is asking."""
@@ -196,14 +192,15 @@ class Session(Administration, Bases, Between, Holding, Owning, Saves):
         return self._context.trust
 
     def close(self) -> None:
-        """Close all models that are open, wait for a save in the background, close the vault.
-        Idempotent.
+        """Close all models that are open or watched, wait for a save in the background, close the
+        vault. Idempotent.
 
         Raises Conflict (`views_alive`), with everything still open, while a tensor of one is used;
         and once all is closed, what a save in the background failed with that nobody waited for.
         """
         if self._closed:
             return
+        self._close_lives()
         for model in builtins.list(self._models):
             model.close()
         self._closed = True

@@ -158,17 +158,20 @@ class Model(Tensors, Formats):
             alive = self._release()
             if alive:
                 self._gate.reopen()
-                raise Conflict(
-                    "views_alive",
-                    f"{self.name}: views of {', '.join(alive[:3])} are still in use"
-                    + (f" (and of {len(alive) - 3} more files)" if len(alive) > 3 else ""),
-                    "drop the arrays, tensors and memoryviews taken from the model (`del`), "
-                    "also those that a function's local names hold, then close again",
-                    files=alive,
-                )
+                raise self._in_use(alive)
             self.closed = True
             self._end()
         self._on_close()
+
+    def release(self) -> None:
+        """As `close`, but the lease stays, and what is used later is decrypted anew."""
+        with self._lock:
+            alive = self._release()
+            folder, self._folder = self._folder, None
+            if folder is not None:
+                folder.close()
+        if alive:
+            raise self._in_use(alive)
 
     def drop(self) -> tuple[str, ...]:
         """The lease is gone: deny access for good, wipe and unmap what has no live views.
@@ -217,6 +220,16 @@ class Model(Tensors, Formats):
             self._on_close()
         except ModelVaultError as second:
             error.add_note(f"closing the model failed as well: {second}")
+
+    def _in_use(self, alive: list[str]) -> Conflict:
+        return Conflict(
+            "views_alive",
+            f"{self.name}: views of {', '.join(alive[:3])} are still in use"
+            + (f" (and of {len(alive) - 3} more files)" if len(alive) > 3 else ""),
+            "drop the arrays, tensors and memoryviews taken from the model (`del`), "
+            "also those that a function's local names hold, then close again",
+            files=alive,
+        )
 
     def _release(self) -> list[str]:
         self._end_streams()
