@@ -320,3 +320,23 @@ def test_a_region_released_between_fill_and_view_is_filled_again() -> None:
     assert model.read_bytes("a.safetensors") == FILES["a.safetensors"]
     assert released == [True]
     model.close()
+
+
+def test_released_memory_keeps_the_lease_and_comes_back() -> None:
+    """For whoever needs the room for a while."""
+    version = Version({"a.dat": b"1" * 5000, "b.dat": b"2" * 3000})
+    with version.model() as model:
+        folder = model.path("b.dat")
+        view = model.read_bytes("a.dat")
+        with pytest.raises(Conflict) as caught:
+            model.release()
+        assert caught.value.details["files"] == ["a.dat"]
+        assert not folder.exists()
+        del view
+        model.release()
+        read = version.bytes_read
+        assert model.read_bytes("a.dat") == b"1" * 5000
+        assert version.bytes_read == read + 5000
+        assert (model.path("b.dat") / "b.dat").read_bytes() == b"2" * 3000
+        assert version.closed == 0
+    assert version.closed == 1

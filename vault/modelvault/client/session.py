@@ -224,7 +224,7 @@ class Session(Administration, Bases, Between, Holding, Owning, Saves, Watching):
             if error is None:
                 raise
             # The error that is on its way tells more: it may hold the frames whose views are alive.
-            if not (isinstance(failed, Conflict) and failed.code == "views_alive"):
+            if not (isinstance(failed, Conflict) and failed.code in ("views_alive", "in_use")):
                 error.add_note(f"a save in the background failed, too: {failed}")
 
     def __repr__(self) -> str:

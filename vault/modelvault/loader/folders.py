@@ -94,9 +94,10 @@ class Folders:
             raise self._refused()
 
     def close(self) -> None:
-        """Remove this process's own folder."""
-        if self._own is not None:
-            self._own.close()
+        """Remove this process's own folder; a later `own` makes another."""
+        folder, self._own = self._own, None
+        if folder is not None:
+            folder.close()
 
     def _refused(self) -> AccessDenied:
         return AccessDenied(

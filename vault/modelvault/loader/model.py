@@ -167,9 +167,7 @@ class Model(Tensors, Formats):
         """As `close`, but the lease stays, and what is used later is decrypted anew."""
         with self._lock:
             alive = self._release()
-            folder, self._folder = self._folder, None
-            if folder is not None:
-                folder.close()
+            self._folders.close()
         if alive:
             raise self._in_use(alive)
 

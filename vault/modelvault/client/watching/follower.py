@@ -12,7 +12,7 @@ from typing import Generic, Literal
 
 import msgspec
 
-from modelvault.client.load import OnRevoked
+from modelvault.client.ending import OnRevoked
 from modelvault.client.watching import attempts
 from modelvault.client.watching.attempts import Attempts
 from modelvault.client.watching.generation import Generation, Prepared, Serving

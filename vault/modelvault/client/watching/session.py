@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, overload
 
 from modelvault.client.context import Context
-from modelvault.client.load import OnRevoked
+from modelvault.client.ending import OnRevoked
 from modelvault.client.looking import look
 from modelvault.client.watching.follower import Follower, Swap, Watched
 from modelvault.client.watching.live import Live
