@@ -92,18 +92,13 @@ class ModelVaultFileSystem(AbstractFileSystem):  # type: ignore[misc, unused-ign
         ticket: str | None = None,
         **options: object,
     ) -> None:
-        """`purpose` is what the policy is asked for; the rest is as in `connect` and `load`.
+        """`purpose` is what the policy is asked for, MODELVAULT_PURPOSE unless named; the rest is
+        as in `connect` and `load`. Nothing is asked for before the first use.
 
-        Raises InvalidRequest: `no_purpose`, `unknown_option`.
+        Raises InvalidRequest (`unknown_option`).
         """
         _known(options)
         super().__init__(**options)
-        if not purpose:
-            raise InvalidRequest(
-                "no_purpose",
-                "modelvault:// needs to know what for",
-                'storage_options={"purpose": "inference"}, or FSSPEC_MODELVAULT_PURPOSE=inference',
-            )
         self._make = partial(Leases, partial(_connect, broker, home, profile), purpose, ticket)
         self._leases = self._fresh()
 

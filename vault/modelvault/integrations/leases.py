@@ -8,8 +8,23 @@ from collections.abc import Callable
 from functools import partial
 
 from modelvault.client.session import Session
-from modelvault.errors import Conflict
+from modelvault.errors import Conflict, InvalidRequest
 from modelvault.loader.model import Model
+
+
+def purpose() -> str:
+    """What this process loads for, where a framework has no place to say it.
+
+    Raises InvalidRequest (`no_purpose`).
+    """
+    told = os.environ.get("MODELVAULT_PURPOSE")
+    if not told:
+        raise InvalidRequest(
+            "no_purpose",
+            "nothing says what the model is loaded for",
+            "set MODELVAULT_PURPOSE=inference (fsspec: storage_options={'purpose': 'inference'})",
+        )
+    return told
 
 
 class Leases:
@@ -20,7 +35,10 @@ class Leases:
     for a new one. Belongs to the process that made it: see `ours`.
     """
 
-    def __init__(self, connect: Callable[[], Session], purpose: str, ticket: str | None) -> None:
+    def __init__(
+        self, connect: Callable[[], Session], purpose: str | None, ticket: str | None = None
+    ) -> None:
+        """Without a `purpose`, MODELVAULT_PURPOSE is asked for at the first load."""
         self._connect = connect
         self._purpose = purpose
         self._ticket = ticket
@@ -36,18 +54,25 @@ class Leases:
         its parent's."""
         return self._process == os.getpid()
 
-    def model(self, reference: str) -> Model:
-        """The model, loaded by now. Raises what `connect` and `load` raise, Conflict (`closed`)."""
+    @property
+    def open(self) -> bool:
+        """Whether it can be used: it is ours and wasn't closed."""
+        return self.ours and not self._closed
+
+    def session(self) -> Session:
+        """The session, connected by now. Raises what `connect` raises, Conflict (`closed`)."""
         with self._lock:
-            if self._closed:
-                raise Conflict("closed", "this connection was closed", "open a new one")
-            if self._session is None:
-                self._session = self._connect()
+            return self._connected()
+
+    def model(self, reference: str) -> Model:
+        """The model, loaded by now. Raises as `session`, and what `load` raises."""
+        with self._lock:
+            session = self._connected()
             model = self._models.get(reference)
             if model is None:
-                model = self._session.load(
+                model = session.load(
                     reference,
-                    purpose=self._purpose,
+                    purpose=self._purpose or purpose(),
                     ticket=self._ticket,
                     on_revoked=partial(self._over, reference),
                 )
@@ -65,6 +90,13 @@ class Leases:
             self._closed = True
             self._session = None
             self._models.clear()
+
+    def _connected(self) -> Session:
+        if self._closed:
+            raise Conflict("closed", "this connection was closed", "open a new one")
+        if self._session is None:
+            self._session = self._connect()
+        return self._session
 
     def _over(self, reference: str, _reason: str) -> None:
         with self._lock:
