@@ -44,6 +44,7 @@ class Leases:
         self._ticket = ticket
         self._session: Session | None = None
         self._models: dict[str, Model] = {}
+        self._ended: dict[str, list[Callable[[], None]]] = {}
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._closed = False
@@ -64,8 +65,11 @@ class Leases:
         with self._lock:
             return self._connected()
 
-    def model(self, reference: str) -> Model:
-        """The model, loaded by now. Raises as `session`, and what `load` raises."""
+    def model(self, reference: str, ended: Callable[[], None] | None = None) -> Model:
+        """The model, loaded by now; `ended` is called when its lease is over that nobody gave back.
+
+        Raises as `session`, and what `load` raises.
+        """
         with self._lock:
             session = self._connected()
             model = self._models.get(reference)
@@ -77,6 +81,8 @@ class Leases:
                     on_revoked=partial(self._over, reference),
                 )
                 self._models[reference] = model
+            if ended is not None:
+                self._ended.setdefault(reference, []).append(ended)
             return model
 
     def close(self) -> None:
@@ -90,6 +96,7 @@ class Leases:
             self._closed = True
             self._session = None
             self._models.clear()
+            self._ended.clear()
 
     def _connected(self) -> Session:
         if self._closed:
@@ -101,3 +108,6 @@ class Leases:
     def _over(self, reference: str, _reason: str) -> None:
         with self._lock:
             self._models.pop(reference, None)
+            ended = self._ended.pop(reference, [])
+        for call in ended:
+            call()

@@ -8,8 +8,8 @@ versions never change. So each call that logs makes one version, labelled with t
 adds to, and tagged so that it is found; what a folder holds is what its versions hold, the newest
 winning. The client encrypts and decrypts: the server sees no weights and needs no identity.
 
-What is loaded stays in memory: MLflow's temporary folder gets links to it. Real files, which is
-what a destination outside of that folder gets, are an `export`.
+MLflow opens what it loads as files. In a folder that is memory (TMPDIR on a tmpfs) that is a load:
+the lease lasts as long as the process, and with it end the files. Anywhere else it is an `export`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import posixpath
 import secrets
 import tempfile
 import threading
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from modelvault.errors import InvalidRequest, NotFound
+from modelvault.errors import InvalidRequest, ModelVaultError, NotFound
 from modelvault.integrations.addresses import SCHEME, Address
 from modelvault.integrations.leases import Leases
 from modelvault.integrations.mlflow_folders import Folder, Held
 from modelvault.loader.filesystems import in_memory
+from modelvault.loader.ramfiles import RamFiles
 
 try:
     from mlflow.entities import FileInfo
@@ -50,16 +50,20 @@ _LOG = logging.getLogger("modelvault.mlflow")
 _PROXIED = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
 _lock = threading.Lock()
 _leases: Leases | None = None
+_files: list[RamFiles] = []
 
 
 def close() -> None:
-    """Give back the leases of what this process loaded; links to it point nowhere then.
+    """Give back the leases of what this process loaded, and overwrite and remove its files.
 
-    Happens by itself when the process ends. Raises Conflict (`views_alive`).
+    Happens by itself when the process ends.
     """
     with _lock:
         if _leases is not None:
             _leases.close()
+        for files in _files:
+            files.close()
+        _files.clear()
 
 
 class ModelVaultArtifactRepository(ArtifactRepository):  # type: ignore[misc, unused-ignore]
@@ -125,8 +129,8 @@ class ModelVaultArtifactRepository(ArtifactRepository):  # type: ignore[misc, un
     def download_artifacts(self, artifact_path: str, dst_path: str | None = None) -> str:
         """Put a file or a folder below `dst_path`, or below a new temporary folder; where it is.
 
-        In a temporary folder these are links into memory, which last as long as this process and
-        its lease. Anywhere else they are files in the clear: an export, which a policy may refuse.
+        Where that is memory, the files are there as long as this process and its lease. Anywhere
+        else it is an export, which a policy may refuse (`memory_only`).
         """
         artifact_path = (artifact_path or "").strip("/")
         wanted = [
@@ -135,44 +139,31 @@ class ModelVaultArtifactRepository(ArtifactRepository):  # type: ignore[misc, un
             if not artifact_path or PurePosixPath(held.artifact).is_relative_to(artifact_path)
         ]
         if not wanted and artifact_path:
-            raise NotFound(
-                "no_file",
-                f"{self.artifact_uri} has no {artifact_path!r}",
-                "see `mlflow artifacts list`",
-            )
+            raise _no_file(self.artifact_uri, artifact_path)
         destination = Path(dst_path or create_tmp_dir())
-        places = {
-            held: Path(self._create_download_destination(held.artifact, str(destination)))
-            for held in wanted
-        }
-        if _temporary(destination):
-            self._link(places)
-        else:
-            self._export(places, destination)
+        self._put(
+            {
+                held: Path(self._create_download_destination(held.artifact, str(destination)))
+                for held in wanted
+            },
+            destination,
+        )
         return str(destination / artifact_path)
 
     def _download_file(self, remote_file_path: str, local_path: str | Path) -> None:
-        # For what MLflow fetches by itself: traces, and registered models.
+        # For what MLflow fetches file by file: traces, and registered models.
         held = self._held().get(posixpath.normpath(remote_file_path))
         if held is None:
-            raise NotFound("no_file", f"{self.artifact_uri} has no {remote_file_path!r}")
-        place = Path(local_path)
-        if _temporary(place.parent):
-            self._link({held: place})
-        else:
-            self._export({held: place}, place.parent)
+            raise _no_file(self.artifact_uri, remote_file_path)
+        self._put({held: Path(local_path)}, Path(local_path).parent)
 
-    def delete_artifacts(self, artifact_path: str | None = None) -> None:
-        """Delete all versions of the folder. Raises InvalidRequest (`read_only`) for a part."""
-        if artifact_path or self._folder.inside:
-            raise InvalidRequest(
-                "read_only",
-                "a part of what was logged can't be deleted: versions never change",
-                "delete the whole run or logged model",
-            )
-        session = _here().session()
-        for version in self._folder.versions(session):
-            session.delete(version)
+    def delete_artifacts(self, artifact_path: str | None = None) -> NoReturn:
+        """Refused (`read_only`): a vault's versions are tagged, signed and kept."""
+        raise InvalidRequest(
+            "read_only",
+            f"{artifact_path or self.artifact_uri} can't be deleted: versions never change",
+            f"end their use: `modelvault show {self._folder.model}`, then `modelvault revoke`",
+        )
 
     def _push(self, local: Path, artifact_path: str | None) -> None:
         verify_artifact_path(artifact_path)
@@ -194,24 +185,43 @@ class ModelVaultArtifactRepository(ArtifactRepository):  # type: ignore[misc, un
     def _held(self) -> dict[str, Held]:
         return self._folder.held(_here().session())
 
-    def _link(self, places: dict[Held, Path]) -> None:
-        for held, place in places.items():
-            model = _here().model(held.version)
-            with suppress(FileNotFoundError):
-                place.unlink()
-            place.symlink_to(model.path(held.path) / held.path)
+    def _put(self, places: dict[Held, Path], destination: Path) -> None:
+        put = _in_memory if in_memory(destination) else _exported
+        for version in dict.fromkeys(held.version for held in places):
+            mine = {held.path: place for held, place in places.items() if held.version == version}
+            try:
+                put(version, mine, destination)
+            except ModelVaultError as error:
+                # MLflow itself tells the reason to nobody: it looks in two places, and forgets why
+                # the first had nothing.
+                _LOG.warning("%s: %s", error.message, error.hint)
+                raise
 
-    def _export(self, places: dict[Held, Path], destination: Path) -> None:
-        purpose = os.environ.get("MODELVAULT_PURPOSE") or "export"
-        for version in {held.version for held in places}:
-            mine = {held: place for held, place in places.items() if held.version == version}
-            with tempfile.TemporaryDirectory(dir=destination, prefix=".modelvault-") as folder:
-                draft = Path(folder) / "export"
-                _here().session().export(
-                    version, draft, purpose=purpose, files=[held.path for held in mine]
-                )
-                for held, place in mine.items():
-                    (draft / held.path).replace(place)
+
+def _in_memory(version: str, places: dict[str, Path], destination: Path) -> None:
+    """Under the lease that this process has of the version."""
+    files = RamFiles(
+        destination, {path: str(place.relative_to(destination)) for path, place in places.items()}
+    )
+    model = _here().model(version, files.close)
+    with _lock:
+        _files.append(files)
+    for path, place in places.items():
+        place.unlink(missing_ok=True)
+        lent = model.lend(path)
+        files.add(path, lent.size, lent.fill)
+
+
+def _exported(version: str, places: dict[str, Path], destination: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=destination, prefix=".modelvault-") as folder:
+        draft = Path(folder) / "export"
+        _here().session().export(version, draft, files=list(places))
+        for path, place in places.items():
+            (draft / path).replace(place)
+
+
+def _no_file(uri: str, path: str) -> NotFound:
+    return NotFound("no_file", f"{uri} has no {path!r}", "see `mlflow artifacts list`")
 
 
 def _here() -> Leases:
@@ -221,7 +231,7 @@ def _here() -> Leases:
     with _lock:
         if _leases is None or not _leases.open:
             _leases = Leases(_connect, None)
-            atexit.register(_leases.close)
+            atexit.register(close)
         return _leases
 
 

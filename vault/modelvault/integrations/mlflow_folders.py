@@ -59,15 +59,11 @@ class Folder(msgspec.Struct, frozen=True):
         """Of a version whose files are put below `path` in the folder."""
         return {_ROOT: self.root, _PATH: "/".join(part for part in (self.inside, path) if part)}
 
-    def versions(self, vault: Shows) -> list[str]:
-        """References of all versions of the root, the newest first.
+    def held(self, vault: Shows) -> dict[str, Held]:
+        """What is in the folder, by its path there, the newest of each.
 
         Raises what `Session.show` raises.
         """
-        return [f"{self.model}@{manifest.version}" for manifest in self._manifests(vault)]
-
-    def held(self, vault: Shows) -> dict[str, Held]:
-        """What is in the folder, by its path there, the newest of each; raises as `versions`."""
         inside = f"{self.inside}/" if self.inside else ""
         found: dict[str, Held] = {}
         for manifest in self._manifests(vault):

@@ -1,0 +1,138 @@
+"""Real files in a folder that is memory, and their end."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelvault.errors import Conflict, InvalidRequest, Unavailable
+from modelvault.loader.ramfiles import RamFiles, wipe
+
+SHM = Path("/dev/shm")
+pytestmark = pytest.mark.skipif(not SHM.exists(), reason="no shared memory here")
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(dir=SHM))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def writes(data: bytes) -> object:
+    def fill(view: memoryview) -> None:
+        view[:] = data
+
+    return fill
+
+
+def add(files: RamFiles, path: str, data: bytes) -> None:
+    files.add(path, len(data), writes(data))  # type: ignore[arg-type]
+
+
+def test_files_are_there_private_and_read_only(root: Path) -> None:
+    files = RamFiles(root, {"c": "else/where"})
+    for path in ("a", "deep/er/b", "c", "empty"):
+        add(files, path, b"" if path == "empty" else path.encode())
+        assert path in files
+    assert (root / "deep/er/b").read_bytes() == b"deep/er/b"
+    assert (root / "else/where").read_bytes() == b"c"
+    assert (root / "empty").read_bytes() == b""
+    assert (root / "a").stat().st_mode & 0o777 == 0o440
+    assert (root / "deep").stat().st_mode & 0o777 == 0o750
+
+
+def test_closing_overwrites_and_removes_them_and_nothing_else(root: Path) -> None:
+    files = RamFiles(root)
+    add(files, "a", b"x" * 3_000_000)
+    add(files, "deep/er/b", b"y")
+    add(files, "kept/c", b"z")
+    (root / "kept/own").write_text("mine")
+    with (root / "a").open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as seen:
+        files.close()
+        files.close()
+        assert not any(seen[:])
+    assert sorted(path.name for path in root.rglob("*")) == ["kept", "own"]
+    with pytest.raises(Conflict) as refused:
+        add(files, "a", b"again")
+    assert refused.value.code == "closed"
+
+
+def test_forgotten_is_closed(root: Path) -> None:
+    files = RamFiles(root)
+    add(files, "a", b"x")
+    del files
+    gc.collect()
+    assert list(root.iterdir()) == []
+
+
+def test_a_forked_child_removes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = RamFiles(root)
+    add(files, "a", b"x")
+    process = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: process + 1)
+    files.close()
+    assert (root / "a").exists()
+
+
+def test_a_fill_that_fails_leaves_nothing(root: Path) -> None:
+    files = RamFiles(root)
+
+    def fill(view: memoryview) -> None:
+        view[:3] = b"abc"
+        raise Unavailable("store_unreachable", "no")
+
+    with pytest.raises(Unavailable):
+        files.add("a", 10, fill)
+    assert not (root / "a").exists()
+    assert "a" not in files
+    add(files, "a", b"now")
+
+
+def test_what_is_there_already_is_left_alone(root: Path) -> None:
+    (root / "a").write_text("mine")
+    (root / "link").symlink_to(root / "a")
+    for path in ("a", "link"):
+        with pytest.raises(Conflict) as refused:
+            add(RamFiles(root), path, b"x")
+        assert refused.value.code == "file_exists"
+    assert (root / "a").read_text() == "mine"
+
+
+def test_more_than_there_is_room_for(root: Path) -> None:
+    with pytest.raises(Unavailable) as refused:
+        RamFiles(root).add("a", 1 << 50, lambda _view: None)
+    assert refused.value.code == "insufficient_memory"
+    assert list(root.iterdir()) == []
+
+
+def test_a_disk_is_refused(tmp_path: Path) -> None:
+    for kind in (Path("/proc"),):
+        with pytest.raises(InvalidRequest) as refused:
+            RamFiles(kind)
+        assert (refused.value.code, "medium: Memory" in refused.value.hint) == (
+            "not_in_memory", True,
+        )  # fmt: skip
+
+
+def test_what_a_killed_process_left_is_overwritten(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("not mine to touch")
+    (root / "deep").mkdir()
+    (root / "deep/a").write_bytes(b"x" * 10)
+    (root / "deep/a").chmod(0o440)
+    (root / "link").symlink_to(outside)
+    with (root / "deep/a").open("rb") as file, mmap.mmap(
+        file.fileno(), 0, prot=mmap.PROT_READ
+    ) as seen:  # fmt: skip
+        wipe(root)
+        assert not any(seen[:])
+    assert list(root.iterdir()) == []
+    assert outside.read_text() == "not mine to touch"

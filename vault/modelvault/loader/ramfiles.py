@@ -1,0 +1,170 @@
+"""Files of a model as real files, in a folder of somebody else's that is memory: a mounted tmpfs.
+
+For what takes neither links into memory (`ramdir`) nor a folder of its own (`modelvault run`).
+Whoever may read that folder reads them; they can be overwritten, and are, when the lease ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import shutil
+import threading
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+
+from modelvault.errors import Conflict, InvalidRequest, Unavailable
+from modelvault.loader.filesystems import in_memory
+from modelvault.loader.ramdir import Fill
+
+_BLOCK = 1 << 20
+_MODE = 0o440  # a pod's containers may have different users, of one group
+
+
+class RamFiles:
+    """Read-only files below `root`, which are overwritten and removed with this object. Threads may
+    use it at once; nothing happens in a forked child."""
+
+    isolated = False
+
+    def __init__(self, root: Path, places: Mapping[str, str] | None = None) -> None:
+        """`root` exists. `places` says where below it a file of the model is put, where that isn't
+        its path.
+
+        Raises InvalidRequest (`not_in_memory`).
+        """
+        if not in_memory(root):
+            raise not_in_memory(root)
+        self.root = root
+        self._places = places or {}
+        self._made: dict[str, Path] = {}
+        self._folders: list[Path] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        # Also when the interpreter ends.
+        self._finish = weakref.finalize(self, _remove, self._made, self._folders, os.getpid())
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._made
+
+    def add(self, path: str, size: int, fill: Fill) -> None:
+        """A file of `size` bytes, written by `fill`, at its place.
+
+        Raises what `fill` raises, and there is no file then; Conflict (`file_exists`, `closed`),
+        Unavailable (`insufficient_memory`).
+        """
+        with self._lock:
+            if self._closed:
+                raise Conflict("closed", f"the files in {self.root} were removed", "load again")
+            self._add(path, size, fill)
+
+    def close(self) -> None:
+        """Overwrite and remove all files, and the folders that were made for them. Idempotent.
+
+        Who has one mapped sees zeros from then on.
+        """
+        with self._lock:  # whoever is filling a file gives up at its next stride: the lease is over
+            self._closed = True
+            self._finish()
+
+    def _add(self, path: str, size: int, fill: Fill) -> None:
+        place = self.root / self._places.get(path, path)
+        self._make(place.parent)
+        try:
+            descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            raise Conflict(
+                "file_exists", f"{place} is there already", "name an empty folder"
+            ) from None
+        self._made[path] = place
+        try:
+            if size:
+                _reserve(descriptor, path, size)
+                with mmap.mmap(descriptor, size) as mapping, memoryview(mapping) as view:
+                    fill(view)
+            os.fchmod(descriptor, _MODE)
+        except BaseException:
+            _overwrite(descriptor)
+            place.unlink()
+            del self._made[path]
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _make(self, folder: Path) -> None:
+        missing = []
+        while folder != self.root and not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for each in reversed(missing):
+            each.mkdir(mode=0o750)
+            self._folders.append(each)
+
+
+def wipe(root: Path) -> None:
+    """Overwrite and remove all that is in a folder: what a process left there that was killed."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            _erase(Path(folder, name))
+    for each in root.iterdir():
+        shutil.rmtree(each)
+
+
+def not_in_memory(folder: Path) -> InvalidRequest:
+    """Nothing in the clear may be put there."""
+    return InvalidRequest(
+        "not_in_memory",
+        f"{folder} is on a disk, and plaintext on a disk is an export",
+        "name a folder that is memory: a tmpfs (/dev/shm), or in Kubernetes an emptyDir with "
+        "medium: Memory; `modelvault export` asks for plaintext on a disk",
+    )
+
+
+def _remove(made: dict[str, Path], folders: list[Path], owner: int) -> None:
+    if os.getpid() != owner:
+        return
+    for place in made.values():
+        _erase(place)
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):  # somebody has put something of his own there
+            folder.rmdir()
+    made.clear()
+    folders.clear()
+
+
+def _erase(place: Path) -> None:
+    try:
+        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:  # a link, or gone
+        with contextlib.suppress(OSError):
+            place.unlink()
+        return
+    try:
+        os.fchmod(descriptor, 0o600)
+        writable = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            _overwrite(writable)
+        finally:
+            os.close(writable)
+        place.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _overwrite(descriptor: int) -> None:
+    size = os.fstat(descriptor).st_size
+    for offset in range(0, size, _BLOCK):
+        os.pwrite(descriptor, bytes(min(_BLOCK, size - offset)), offset)
+
+
+def _reserve(descriptor: int, path: str, size: int) -> None:
+    try:
+        os.posix_fallocate(descriptor, 0, size)  # else a full file system is a SIGBUS below
+    except OSError as error:
+        raise Unavailable(
+            "insufficient_memory",
+            f"{path}: {size:,} bytes of memory couldn't be had ({error.strerror})",
+            "give the tmpfs (sizeLimit of an emptyDir) or the container more, or name fewer files",
+        ) from None
