@@ -400,7 +400,6 @@ def test_what_isnt_there(fs: Any, number: int) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "hint"),
     [
-        ({}, "no_purpose", "storage_options"),
         ({"purpose": "inference", "token": "x"}, "unknown_option", "MODELVAULT_TOKEN"),
         ({"purpose": "inference", "purpos": "x"}, "unknown_option", "purpose, broker, home"),
     ],
@@ -409,6 +408,16 @@ def test_options(options: dict[str, str], code: str, hint: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         fsspec.filesystem("modelvault", **options)
     assert (refused.value.code, hint in refused.value.hint) == (code, True)
+
+
+def test_what_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        fsspec.filesystem("modelvault").ls("data@1")
+    assert (refused.value.code, "storage_options" in refused.value.hint) == ("no_purpose", True)
+    monkeypatch.setenv("MODELVAULT_PURPOSE", "evaluation")
+    fsspec.filesystem("modelvault").ls("data@1")
+    purposes = {lease.purpose for lease in scene.vault.leases("data", ended=True)}
+    assert purposes == {"inference", "evaluation"}
 
 
 def test_a_denial_is_no_absence(scene: Scene) -> None:
