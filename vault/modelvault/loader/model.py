@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from modelvault.access import Obligations
 from modelvault.errors import AccessDenied, Conflict, ModelVaultError, NotFound
@@ -195,6 +195,12 @@ class Model(Tensors, Formats):
             self.close()
         else:
             self._close_after(error)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Model can't be pickled, so not be sent to a process that is spawned: load it there, "
+            "or share one among all processes with `modelvault run` and `modelvault.attach()`"
+        )
 
     def __repr__(self) -> str:
         return f"<Model {self.name}, {len(self._residents)} files{', closed' * self.closed}>"
