@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from modelvault.client.session import Session
+    from modelvault.client.watching import Live
     from modelvault.crypto.pages import inherited
     from modelvault.loader.model import Model
     from modelvault.sharing.attached import attach
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from modelvault.wiring.measuring import metrics_text, register_metrics
 
 __all__ = [
+    "Live",
     "Model",
     "Session",
     "attach",
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Live": "modelvault.client.watching",
     "attach": "modelvault.sharing.attached",
     "connect": "modelvault.wiring",
     "Session": "modelvault.client.session",
