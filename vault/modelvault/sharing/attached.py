@@ -17,7 +17,7 @@ from modelvault.loader.metrics import Stats
 from modelvault.loader.model import Model
 from modelvault.loader.streams import WINDOW, Stream
 from modelvault.manifest import FileEntry, Manifest
-from modelvault.sharing.host import SOCKET, VARIABLE
+from modelvault.sharing.address import SOCKET, VARIABLE
 from modelvault.sharing.link import Link
 from modelvault.sharing.memory import Seen
 from modelvault.sharing.messages import Description

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import socket
-import tempfile
 import threading
 import weakref
 from contextlib import suppress
@@ -23,9 +21,11 @@ from types import TracebackType
 from typing import Self
 
 from modelvault.clock import Clock, boot_ms
-from modelvault.errors import AccessDenied, Conflict, InvalidRequest, ModelVaultError, Unavailable
+from modelvault.errors import AccessDenied, Conflict, ModelVaultError, Unavailable
 from modelvault.loader.model import Model
+from modelvault.sharing import address as addresses
 from modelvault.sharing import messages, peers
+from modelvault.sharing.address import SOCKET, VARIABLE
 from modelvault.sharing.memory import sealed
 from modelvault.sharing.messages import Description
 from modelvault.sharing.page import WrittenPage
@@ -33,15 +33,13 @@ from modelvault.sharing.peers import Peer
 from modelvault.sharing.served import Served
 from modelvault.sharing.shelf import Shelf
 
-VARIABLE = "MODELVAULT_RUN"  # a socket, or the folder that it lies in
-SOCKET = "host"  # its name there
+__all__ = ["SOCKET", "VARIABLE", "Host"]
+
 MAX_CONNECTIONS = 512
 MAX_OF_ONE = 8  # connections of one process
 LINGER_S = 60.0
 
 _LOG = logging.getLogger("modelvault.sharing")
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108  a folder of a random name is made in it, of mode 0700
-_MAX_ADDRESS = 107  # bytes that a socket's name may have
 _TICK_S = 0.5
 _JOIN_S = 5.0
 
@@ -67,7 +65,7 @@ class Host:
 
         Raises InvalidRequest (`bad_socket_path`), Unavailable (`no_shared_memory`).
         """
-        self.socket_path, folder = _address(socket_path)
+        self.socket_path, folder = addresses.make(socket_path)
         self._model = model
         self._clock = clock
         self._own = Peer(os.getpid(), os.geteuid())
@@ -78,10 +76,13 @@ class Host:
         self._connections: set[Served] = set()
         self._lock = threading.Lock()
         self._over: ModelVaultError | None = None
+        self._over_at = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="modelvault-host", daemon=True)
         # Also runs when the interpreter ends.
-        self._remove = weakref.finalize(self, _remove, self.socket_path, folder, self._own.pid)
+        self._remove = weakref.finalize(
+            self, addresses.remove, self.socket_path, folder, self._own.pid
+        )
         weakref.finalize(self, os.close, self._description)
 
     @property
@@ -92,17 +93,19 @@ class Host:
     def start(self) -> Self:
         """Begin to serve. Once only.
 
-        Raises what an access to the model would, InvalidRequest (`bad_socket_path`), Unavailable
-        (`no_thread`).
+        Raises what an access to the model would, AccessDenied (`isolated_memory`), InvalidRequest
+        (`bad_socket_path`), Unavailable (`no_thread`).
         """
-        self._model.check()
+        self._check()
         self._look()
         try:
             self._listener.bind(self.socket_path)
             Path(self.socket_path).chmod(0o600)
             self._listener.listen(MAX_CONNECTIONS)
         except OSError as error:
-            raise _bad_path(self.socket_path, error.strerror or "it can't be used") from None
+            raise addresses.refused(
+                self.socket_path, error.strerror or "it can't be used"
+            ) from None
         self._listener.settimeout(_TICK_S)
         _hosts.add(self)
         try:
@@ -118,7 +121,9 @@ class Host:
         """
         if self._own.pid != os.getpid():
             return
-        self._end(Conflict("closed", "the process that holds this model has closed it", "end"))
+        self._end(
+            Conflict("closed", "the process that holds this model has closed it", "start it again")
+        )
         self._stopping.set()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -128,6 +133,8 @@ class Host:
             self._thread.join(_JOIN_S)
         self._listener.close()
         self._remove()
+        self._wipe(at_once=True)
+        self._shelf.clear()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -163,9 +170,10 @@ class Host:
     def _look(self) -> None:
         """Say on the page what holds now."""
         try:
-            self._model.check()
+            self._check()
         except AccessDenied as denied:
             self._end(denied)
+            self._wipe(at_once=False)
         except Conflict as closed:
             if self._model.closed:  # else somebody is trying to, and may not succeed
                 self._end(closed)
@@ -175,6 +183,17 @@ class Host:
                 grace = self._model.obligations.grace_s or 0
                 self._page.extend(self._clock() + round((left + grace) * 1000))
 
+    def _check(self) -> None:
+        self._model.check()
+        if self._model.obligations.isolated_memory and not peers.hidden():
+            raise AccessDenied(
+                "isolated_memory",
+                f"{self._model.name} may not lie where other processes of this user could open it",
+                "share it by `modelvault run --stream`, on a machine that allows private mounts",
+                model=self._model.name,
+                reasons=["isolated_memory"],
+            )
+
     def _end(self, error: ModelVaultError) -> None:
         """Nobody gets anything more. Their sockets close, so that they look at the page at once."""
         with self._lock:
@@ -182,6 +201,16 @@ class Host:
             self._page.end(error)
         for served in self._serving():
             served.hang_up()
+
+    def _wipe(self, *, at_once: bool) -> None:
+        """Where the policy says `terminate_on_revoke`, nothing is left to who outlives a denial by
+        that long: he looks at zeros. Nobody else's memory is ever wiped under him."""
+        grace_s = self._model.obligations.terminate_on_revoke
+        if grace_s is None or not isinstance(self._over, AccessDenied):
+            return
+        self._over_at = self._over_at or self._clock()
+        if at_once or self._clock() - self._over_at >= grace_s * 1000:
+            self._shelf.wipe()
 
     def _admit(self, connection: socket.socket) -> None:
         peer = peers.identify(connection, self._own)
@@ -231,39 +260,6 @@ def _in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_in_child)
-
-
-def _address(socket_path: str | Path | None) -> tuple[str, str | None]:
-    """Where to listen, and the folder that was made for it."""
-    if socket_path is not None:
-        address = os.path.abspath(socket_path)  # noqa: PTH100
-        if len(os.fsencode(address)) > _MAX_ADDRESS:
-            raise _bad_path(address, f"it is longer than {_MAX_ADDRESS} bytes")
-        return address, None
-    for place in (None, _SHARED_MEMORY):
-        with suppress(OSError):
-            folder = tempfile.mkdtemp(prefix="modelvault-host-", dir=place)
-            address = f"{folder}/{SOCKET}"
-            if len(os.fsencode(address)) <= _MAX_ADDRESS:
-                return address, folder
-            Path(folder).rmdir()
-    raise _bad_path(tempfile.gettempdir(), "no socket can be made there")
-
-
-def _remove(address: str, folder: str | None, owner: int) -> None:
-    if os.getpid() == owner:  # a forked child has neither made it nor may it remove it
-        with suppress(OSError):
-            Path(address).unlink()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _bad_path(address: str, why: str) -> InvalidRequest:
-    return InvalidRequest(
-        "bad_socket_path",
-        f"{address}: {why}",
-        "name a file that doesn't exist yet, with a short path, in a private folder",
-    )
 
 
 def _no_thread() -> Unavailable:

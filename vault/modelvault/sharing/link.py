@@ -93,7 +93,8 @@ class Link:
         """The descriptors that came with the answer."""
         line = self._connected()
         try:
-            messages.send(line, question, [])
+            with suppress(BrokenPipeError):  # who hung up may have said why
+                messages.send(line, question, [])
             data, descriptors = self._answer(line)
         except OSError:
             self._drop()
@@ -115,6 +116,7 @@ class Link:
         return descriptors
 
     def _answer(self, line: socket.socket) -> tuple[bytes, list[int]]:
+        hung_up = False
         while True:
             try:
                 data, descriptors, _, _ = socket.recv_fds(
@@ -122,6 +124,11 @@ class Link:
                 )
             except TimeoutError:
                 self._meanwhile()
+                continue
+            except ConnectionResetError:  # told once, even where an answer lies ready
+                if hung_up:
+                    raise
+                hung_up = True
                 continue
             if not data:
                 raise ConnectionResetError

@@ -23,6 +23,7 @@ READ = mmap.PROT_READ
 WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
 Pages = ctypes.Array[ctypes.c_ubyte]
+_MLOCK_ONFAULT = 1
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -53,6 +54,10 @@ def pages(
         )
     for advice in ("MADV_HUGEPAGE", "MADV_DONTDUMP") + ("MADV_DONTFORK",) * (not forked):
         libc.madvise(address, size, getattr(mmap, advice))  # it works without a kernel that knows
+    if protection & mmap.PROT_WRITE and flags & mmap.MAP_SHARED:
+        # What is written is locked against swapping, where the limit allows. Private copies never
+        # are: to lock them the kernel would copy every page.
+        libc.mlock2(ctypes.c_void_p(address), ctypes.c_size_t(size), _MLOCK_ONFAULT)
     mapped = (ctypes.c_ubyte * size).from_address(address)
     mapped.holder = holder  # type: ignore[attr-defined]
     # Not when the interpreter ends: others may look at the pages until the very last moment.

@@ -111,8 +111,10 @@ class Shared(Seen):
             raise
         self._writing = _Writing(writing, size, descriptor)
         assert self._pages is not None  # noqa: S101
-        # Registered last, so it is called first: while the descriptor is open.
-        weakref.finalize(self._pages, self._writing.end).atexit = False
+        # Registered last, so it is called first: while the descriptor is open. Also when the
+        # interpreter ends.
+        weakref.finalize(self._pages, self._writing.end)
+        _all.add(self._writing)
 
     def fill(self, begin: int, end: int, read: Callable[[memoryview], None]) -> None:
         """Have `read` write the bytes `begin` to `end`; they are zeroed if it raises.
@@ -133,11 +135,13 @@ class Shared(Seen):
 
 
 class _Writing:
-    """The pages that are written to. `touched` has a byte for each block of 1 MiB."""
+    """The pages that are written to. `touched` has a byte for each block of 1 MiB, and `given` says
+    whether another process may have been given the memory, or forked with it.
+    """
 
     def __init__(self, pages: Pages, size: int, descriptor: int) -> None:
         self.given = False
-        self._pages: Pages | None = pages
+        self._pages = pages
         self._size = size
         self._descriptor = descriptor
         self._touched = bytearray((size - 1) // _BLOCK + 1) if size else bytearray()
@@ -151,8 +155,6 @@ class _Writing:
                 "use modelvault.attach() in the child",
             )
         pages = self._pages
-        if pages is None:
-            raise Conflict("closed", "this memory was closed", "load the model again")
         if begin == end:
             read(memoryview(bytearray()))
             return
@@ -170,16 +172,14 @@ class _Writing:
                 ctypes.memset(ctypes.addressof(pages) + begin, 0, end - begin)
 
     def wipe(self) -> None:
-        pages = self._pages
-        if pages is not None and self._owner == os.getpid():
+        if self._owner == os.getpid():
             for begin, end in self._runs():
-                ctypes.memset(ctypes.addressof(pages) + begin, 0, end - begin)
+                ctypes.memset(ctypes.addressof(self._pages) + begin, 0, end - begin)
 
     def end(self) -> None:
         """Nobody here looks at it any more."""
         if self._owner == os.getpid() and not (self.given and self._used_elsewhere()):
             self.wipe()
-        self._pages = None
 
     def _allocate(self, begin: int, end: int) -> None:
         """Have the pages, so that a machine that is full is an error and no signal."""
@@ -203,6 +203,17 @@ class _Writing:
             stop = len(self._touched) if stop < 0 else stop
             yield start * _BLOCK, min(stop * _BLOCK, self._size)
             start = self._touched.find(1, stop)
+
+
+_all: weakref.WeakSet[_Writing] = weakref.WeakSet()
+
+
+def _in_parent() -> None:
+    for writing in list(_all):
+        writing.given = True
+
+
+os.register_at_fork(after_in_parent=_in_parent)
 
 
 def shared(entry: FileEntry, holder: object) -> Shared:

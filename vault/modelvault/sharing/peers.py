@@ -6,10 +6,12 @@ handle to that very process, so that a number that was taken over by another one
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,7 @@ import msgspec
 from modelvault.errors import AccessDenied
 
 _SO_PEERPIDFD = 77  # Python has no name for it yet
+_PR_GET_DUMPABLE = 3
 _MAX_DEPTH = 1024
 
 
@@ -83,6 +86,13 @@ def parent_of(pid: int) -> int:
         return int(told.split()[1])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def hidden() -> bool:
+    """Whether no other process of this user can look into this one, or open what it has open."""
+    if sys.platform != "linux":
+        return False
+    return bool(ctypes.CDLL(None).prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) == 0)
 
 
 def _handle(connection: socket.socket) -> int | None:

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import threading
 
+import msgspec
+
 from modelvault.clock import Clock
-from modelvault.errors import InvalidRequest, Unavailable
+from modelvault.errors import Conflict, InvalidRequest, Unavailable
 from modelvault.loader.model import Model
 from modelvault.loader.resident import Resident
 from modelvault.sharing.memory import Shared, shared
+
+
+class _Given(msgspec.Struct):
+    """A file's memory; `takers` have it, `left_at` is when the last of them left."""
+
+    resident: Resident
+    memory: Shared
+    takers: set[object]
+    left_at: int = 0
 
 
 class Shelf:
     """The files of one model that other processes were given. Thread-safe.
 
     Who takes a file is any object that stands for it; what nobody has for `linger_ms` milliseconds
-    is wiped and given back, and decrypted anew should somebody ask again.
+    is given back, and decrypted anew should somebody ask again.
     """
 
     def __init__(self, model: Model, clock: Clock, linger_ms: int) -> None:
@@ -23,9 +34,7 @@ class Shelf:
         self._clock = clock
         self._linger_ms = linger_ms
         self._lock = threading.Lock()
-        self._takers: dict[str, set[object]] = {}
-        self._left_at: dict[str, int] = {}
-        self._residents: dict[str, Resident] = {}
+        self._given: dict[str, _Given] = {}
 
     def take(self, path: str, taker: object) -> int:
         """The descriptor of a file's memory, which holds whatever was decrypted so far.
@@ -36,38 +45,57 @@ class Shelf:
         with self._lock:
             memory = resident.move(shared)
             if not isinstance(memory, Shared):
-                raise Unavailable("no_shared_memory", f"{path} lives in memory of another kind")
-            self._residents[path] = resident
-            self._takers.setdefault(path, set()).add(taker)
-            self._left_at.pop(path, None)
+                raise Unavailable("no_shared_memory", f"{path} lies in memory of another kind")
+            given = self._given.get(path)
+            if given is None or given.memory is not memory:  # the model let go of what was before
+                given = self._given[path] = _Given(resident, memory, set())
+            given.takers.add(taker)
             return memory.give()
 
     def need(self, path: str, begin: int, end: int, taker: object) -> None:
         """Have these bytes in memory that `taker` took.
 
-        Raises InvalidRequest: `not_taken`, `bad_range`; and what any access to the file raises.
+        Raises InvalidRequest (`not_taken`, `bad_range`), Conflict (`memory_replaced`) where the
+        model let go of that memory, and what any access to the file raises.
         """
         with self._lock:
-            resident = self._residents.get(path)
-            if resident is None or taker not in self._takers[path]:
+            given = self._given.get(path)
+            if given is None or taker not in given.takers:
                 raise InvalidRequest("not_taken", f"the memory of {path!r} must be asked for first")
-        if not 0 <= begin <= end <= resident.size:
-            raise InvalidRequest("bad_range", f"{path}: bytes {begin} to {end} of {resident.size}")
+        if not 0 <= begin <= end <= given.resident.size:
+            raise InvalidRequest(
+                "bad_range", f"{path}: bytes {begin} to {end} of {given.resident.size}"
+            )
         self._model.lend(path).need(begin, end)
+        if given.resident.move(shared) is not given.memory:
+            raise Conflict(
+                "memory_replaced", f"{path}: the holder let go of this memory", "attach anew"
+            )
 
     def leave(self, taker: object) -> None:
         """It has nothing any more."""
         with self._lock:
-            for path, takers in self._takers.items():
-                if taker in takers:
-                    takers.discard(taker)
-                    if not takers:
-                        self._left_at[path] = self._clock()
+            for given in self._given.values():
+                if taker in given.takers:
+                    given.takers.discard(taker)
+                    given.left_at = self._clock()
 
     def tidy(self) -> None:
         """Give back what nobody has had for long enough."""
         with self._lock:
             now = self._clock()
-            for path, since in list(self._left_at.items()):
-                if now - since >= self._linger_ms and self._residents[path].release():
-                    del self._left_at[path], self._takers[path], self._residents[path]
+            for path, given in list(self._given.items()):
+                lingers = now - given.left_at < self._linger_ms
+                if not given.takers and not lingers and given.resident.release():
+                    del self._given[path]
+
+    def wipe(self) -> None:
+        """Zero all that was given, whoever looks at it."""
+        with self._lock:
+            for given in self._given.values():
+                given.memory.wipe()
+
+    def clear(self) -> None:
+        """Nothing is shared any more: what others have mapped is theirs alone."""
+        with self._lock:
+            self._given.clear()
