@@ -179,3 +179,23 @@ def test_asks_without_a_choice_are_what_they_were() -> None:
     push = PushAsk(reference="m", files=(), nonce=b"n" * 16, recipient=recipient)
     assert set(msgspec.to_builtins(resume)) == {"nonce", "recipient"}
     assert set(msgspec.to_builtins(push)) == {"reference", "files", "nonce", "recipient"}
+
+
+def test_a_version_goes_with_the_tags_that_are_named(made: Vault) -> None:
+    """Not a join, but what a trainer's `keep` asks for: no tag goes that wasn't seen."""
+    made.push("m", FILES)
+    made.push("m", FILES)
+    for tag in ("step-1", "best"):
+        made.broker.tag(made.caller(), "m@1", tag)
+    for tags in ((), ("step-1",), ("best", "step-2")):
+        with pytest.raises(Conflict) as refused:
+            made.broker.delete(made.caller(), "m@1", tags)
+        assert refused.value.code == "tagged"
+    made.broker.delete(made.caller(), "m@1", ("step-1", "best", "never-there"))
+    shown = made.broker.show(made.caller(), "m")
+    assert ([one.version for one in shown.versions], shown.summary.tags) == ([2], ())
+    signed = made.broker.tag(made.caller(), "m@2", "step-1")
+    assert signed.tag is not None
+    (tag,) = made.broker.show(made.caller(), "m").summary.tags
+    assert (tag.tag, tag.version, tag.serial) == ("step-1", 2, 2)
+    assert made.entries("delete")[-1].details == {"tags": "step-1 best never-there"}

@@ -22,7 +22,7 @@ from modelvault.weights.safetensors import BITS
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What one process writes: its file, and its tensors by the places of their items in its plan."""
+    """What one process writes: its file, and the tensors in it, by their items in its plan."""
 
     path: str
     rows: dict[int, Row]

@@ -1,0 +1,152 @@
+"""Many sessions of one identity write one version."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modelvault import connect, wiring
+from modelvault.client.saving_ranks import Ticket
+from modelvault.client.session import Session
+from modelvault.errors import Conflict, InvalidRequest, ModelVaultError, NotFound
+from support.homes import isolated
+
+STATES = [{f"layer.{rank}": np.full((40, 50), rank, "f4")} for rank in range(3)]
+PATHS = [f"rank-{rank}.safetensors" for rank in range(3)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        made = isolated(tmp_path_factory.mktemp("ranks"), patch)
+        wiring.init()
+        with connect() as vault:
+            for name in ("run", "keep", "lost", "gone", "wrong", "other"):
+                vault.create(name)
+        yield made
+
+
+@pytest.fixture
+def ranks(home: Path) -> Iterator[list[Session]]:
+    sessions = [connect() for _ in STATES]
+    yield sessions
+    for session in sessions:
+        session.close()
+
+
+def objects(home: Path) -> set[Path]:
+    return {path for path in (home / "objects").rglob("*") if path.is_file()}
+
+
+def parts(ranks: list[Session]) -> list:
+    files: list[dict[str, bytes]] = [{"config.json": b"{}"}, {}, {}]
+    return [
+        session.part(path, state, files=more)
+        for session, path, state, more in zip(ranks, PATHS, STATES, files, strict=True)
+    ]
+
+
+def test_each_its_own_and_one_commits(ranks: list[Session]) -> None:
+    own = parts(ranks)
+    sizes = {path: size for part in own for path, size in part.sizes.items()}
+    leading = ranks[0].open_joint("run:step-1", sizes, [*own[0].sizes])
+    assert set(leading._keys.files) == {"config.json", PATHS[0]}
+    sent = list(leading.write(own[0]))
+    for session, part in zip(ranks[1:], own[1:], strict=True):
+        ticket = pickle.loads(pickle.dumps(leading.ticket))  # noqa: S301  as a collective sends it
+        with session.join_joint(ticket, [*part.sizes]) as joint:
+            assert set(joint._keys.files) == set(part.sizes)
+            sent += pickle.loads(pickle.dumps(joint.write(part)))  # noqa: S301
+    saved = ranks[0].commit_joint(leading, sent, keep=2, labels={"ranks": "3"})
+    assert (saved.name, saved.tag, saved.size) == ("run@1", "step-1", sum(sizes.values()))
+    with ranks[2].load("run:step-1", purpose="inference") as model:
+        assert model.labels == {"ranks": "3"}
+        found = model.tensors()
+        for state in STATES:
+            for name, array in state.items():
+                assert np.array_equal(found[name], array)
+        del found
+
+
+def test_a_rank_that_died(ranks: list[Session], home: Path) -> None:
+    """Without its file there is no version, and what the others have put goes."""
+    before = objects(home)
+    own = parts(ranks)
+    sizes = {path: size for part in own for path, size in part.sizes.items()}
+    leading = ranks[0].open_joint("lost:step-1", sizes, [*own[0].sizes])
+    sent = list(leading.write(own[0]))
+    with ranks[1].join_joint(leading.ticket, [PATHS[1]]) as joint:
+        sent += joint.write(own[1])
+    with pytest.raises(InvalidRequest) as refused:
+        ranks[0].commit_joint(leading, sent)
+    assert refused.value.code == "not_as_declared"
+    assert PATHS[2] in refused.value.message
+    assert objects(home) == before
+    with pytest.raises(NotFound):
+        ranks[2].join_joint(leading.ticket, [PATHS[2]])
+    with pytest.raises(NotFound):
+        ranks[0].load("lost", purpose="inference")
+    with pytest.raises(Conflict):
+        leading.commit(sent)
+
+
+def test_a_leader_that_gives_up(ranks: list[Session]) -> None:
+    (part,) = parts(ranks)[1:2]
+    with ranks[0].open_joint("gone", part.sizes, [PATHS[1]]) as leading:
+        ticket = leading.ticket
+    with pytest.raises(NotFound) as refused:
+        ranks[1].join_joint(ticket, [PATHS[1]])
+    assert refused.value.code == "no_upload"
+    leading.abandon()  # again is fine
+
+
+def test_only_ones_own_and_only_once(ranks: list[Session]) -> None:
+    own = parts(ranks)
+    sizes = {path: size for part in own for path, size in part.sizes.items()}
+    with ranks[0].open_joint("wrong", sizes, [PATHS[0]]) as leading:
+        for part in (own[0], own[1]):  # config.json isn't among the own ones
+            with pytest.raises(Conflict) as refused:
+                leading.write(part)
+            assert refused.value.code == "not_ours"
+        joint = ranks[1].join_joint(leading.ticket, [PATHS[1]])
+        joint.write(own[1])
+        with pytest.raises(Conflict):
+            joint.write(own[1])
+        for paths in (["nowhere"], [PATHS[2], PATHS[2]]):
+            with pytest.raises(InvalidRequest):
+                ranks[2].join_joint(leading.ticket, paths)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "own"),
+    [
+        ({"a": 1}, ["b"]),
+        ({"a": 1}, []),
+        ({}, []),
+        ({"../a": 1}, ["../a"]),
+        ({"a": -1}, ["a"]),
+    ],
+)
+def test_openings_that_are_refused(
+    ranks: list[Session], sizes: dict[str, int], own: list[str]
+) -> None:
+    with pytest.raises(InvalidRequest):
+        ranks[0].open_joint("wrong", sizes, own)
+
+
+def test_another_identity_and_another_model(ranks: list[Session]) -> None:
+    (part,) = parts(ranks)[1:2]
+    with (
+        ranks[0].open_joint("wrong", part.sizes, [PATHS[1]]) as leading,
+        connect(token=ranks[0].mint_token(sub="other", groups=["admins"])) as other,
+    ):
+        with pytest.raises(NotFound):
+            other.join_joint(leading.ticket, [PATHS[1]])
+        elsewhere = Ticket(leading.ticket.upload, "other")
+        with pytest.raises(ModelVaultError) as refused:
+            ranks[1].join_joint(elsewhere, [PATHS[1]])
+        assert refused.value.code == "not_what_was_asked"
