@@ -40,7 +40,7 @@ class Room:
             return False
         try:
             if size > self._left:
-                self._left = self._look(folder, max(size, self._part), mine)
+                self._left = min(self._look(folder, size, mine), max(size, self._part))
             if size > self._left:
                 return False
             self._left -= size
@@ -48,16 +48,16 @@ class Room:
         finally:
             self._lock.release()
 
-    def _look(self, folder: Folder, wanted: int, mine: Collection[str]) -> int:
-        """Bytes that may be written now: `wanted`, or none."""
+    def _look(self, folder: Folder, size: int, mine: Collection[str]) -> int:
+        """Bytes that may be written now: at least `size`, where that can be."""
         files = folder.files()
         most = self._bound - _WRITERS * self._part
-        missing = max(sum(kept.size for kept in files) + wanted - most, wanted - folder.free())
+        room = min(most - sum(kept.size for kept in files), folder.free())
         for kept in files:
-            if missing <= 0:
+            if room >= size:
                 break
             if kept.name not in mine:
                 with suppress(OSError):  # another process was first, or it is another user's
                     folder.remove(kept.name)
-                    missing -= kept.size
-        return wanted if missing <= 0 else 0
+                    room += kept.size
+        return room
