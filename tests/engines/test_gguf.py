@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,97 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelvault.client.session import Session
+from modelvault.weights import gguf
 from modelvault.weights.ggml import BLOCKS, FILE_TYPES, TYPES
 from modelvault.weights.gguf import ArrayValue, parse
-from support.engines import need
+from support.disk import vault_on_its_disk
+from support.engines import ROOT, need
+from support.models import gemma
+
+PROMPT = "The capital of France is"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return gemma(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def vault(tmp_path_factory: pytest.TempPathFactory, plain: Path) -> Iterator[Session]:
+    with vault_on_its_disk(tmp_path_factory.mktemp("vault"), {"gemma": plain}) as session:
+        yield session
+
+
+def test_every_tensor_is_what_the_real_reader_reads(vault: Session, plain: Path) -> None:
+    reader = _reader(plain)
+    with vault.load("gemma:prod", purpose="inference") as model:
+        header = model.gguf_header(plain.name)
+        assert (header.architecture, header.quantisation) == ("gemma3", "Q4_K_M")
+        assert set(header.metadata) == {key for key in reader.fields if "." in key} - COUNTS
+        for key, value in header.metadata.items():
+            if not isinstance(value, ArrayValue):
+                assert value == reader.fields[key].contents()
+        assert header.metadata["tokenizer.ggml.tokens"] == ArrayValue(262_144)
+        tensors = model.tensors()
+        assert set(tensors) == {theirs.name for theirs in reader.tensors}
+        infos = model.tensor_infos()
+        for theirs in reader.tensors:
+            info = infos[theirs.name]
+            assert info.dtype == theirs.tensor_type.name
+            assert info.shape == tuple(int(extent) for extent in reversed(theirs.shape))
+            assert gguf.is_quantised(info) == (info.dtype != "F32")
+            assert np.array_equal(tensors[theirs.name], theirs.data)
+        del tensors
+
+
+# What the reader makes up of the file's fixed beginning.
+COUNTS = {"GGUF.version", "GGUF.tensor_count", "GGUF.kv_count"}
+
+
+def _reader(path: Path) -> Any:
+    """The gguf package's reader, but not over lists: 262,144 tokens take it half a minute."""
+    package = need("gguf")
+
+    class Reader(package.GGUFReader):
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[Any, ...]:
+            if raw_type != package.GGUFValueType.ARRAY:
+                return super()._get_field_parts(orig_offs, raw_type)
+            kind, length = struct.unpack_from("<IQ", self.data, orig_offs)
+            end = orig_offs + 12
+            if kind == package.GGUFValueType.STRING:
+                for _ in range(length):
+                    end += 8 + int.from_bytes(self.data[end : end + 8].tobytes(), "little")
+            else:
+                end += length * np.dtype(self.gguf_scalar_to_np[kind]).itemsize
+            return end - orig_offs, [], [], []
+
+    return Reader(path)
+
+
+def test_only_the_header_is_decrypted_for_what_it_says(vault: Session, plain: Path) -> None:
+    with vault.load("gemma:prod", purpose="inference") as model:
+        header = model.gguf_header(plain.name)
+        first = header.tensors[0].begin
+        assert len(model.tensor_infos()) == len(header.tensors)
+        assert model.stats().costs.decrypted_bytes <= first + (2 << 20)
+
+
+def test_llama_cpp_answers_as_from_a_plain_file(
+    vault: Session, plain: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    llama = need("xllamacpp")
+    options = llama.CommonParams()
+    options.model.path, options.n_ctx, options.warmup = str(plain), 256, False
+    server = llama.Server(options)
+    asked = {"prompt": PROMPT, "max_tokens": 6, "temperature": 0}
+    expected = server.handle_completions(asked)["choices"][0]["text"]
+    del server
+    capfd.readouterr()
+    runpy.run_path(str(ROOT / "examples/gguf_llama.py"))["main"]("gemma:prod", PROMPT)
+    first, second = [line for line in capfd.readouterr().out.splitlines() if line][:2]
+    assert first == f"{plain.name}: gemma3, Q4_K_M"
+    assert second == PROMPT + expected
 
 
 def test_the_types_are_those_of_the_gguf_package() -> None:

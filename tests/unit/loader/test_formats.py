@@ -150,6 +150,19 @@ def test_a_session_whose_data_cant_be_had(case: str, monkeypatch: pytest.MonkeyP
     assert "s/w.data" in caught.value.message
 
 
+def test_a_tensor_that_onnxruntime_takes_from_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", sys)
+    monkeypatch.setattr("modelvault.loader.engines.onnx._MOST", 4)
+    data = model_of(graph_of(external("w.data", offset=0, length=4)))
+    with (
+        Version({"m.onnx": data, "w.data": b"1234"}).model() as model,
+        pytest.raises(InvalidRequest, match="a tensor of 4 bytes") as caught,
+    ):
+        model.onnx_session("m.onnx")
+    assert caught.value.code == "tensor_too_large"
+    assert "modelvault run" in caught.value.hint
+
+
 def test_without_onnxruntime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with (

@@ -42,8 +42,8 @@ HOLDERS = {
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_a_tensor_is_found_wherever_it_hides(holder: str) -> None:
     data = at(*HOLDERS[holder], tensor=external("w.bin", offset=64, length=16))
-    assert read(data) == (External("w.bin", "w.bin", 80),)
-    assert read(data, "sub/m.onnx") == (External("w.bin", "sub/w.bin", 80),)
+    assert read(data) == (External("w.bin", "w.bin", 80, 16),)
+    assert read(data, "sub/m.onnx") == (External("w.bin", "sub/w.bin", 80, 16),)
     with pytest.raises(IntegrityError, match="outside of the model's folder"):
         read(at(*HOLDERS[holder], tensor=external("../w.bin")))
 
@@ -55,7 +55,7 @@ def test_each_file_is_named_once_with_the_most_that_is_asked_of_it() -> None:
             external("b", offset=8, length=8), external("b", offset=4),
         )
     )  # fmt: skip
-    assert read(data) == (External("a/c", "a/c", 0), External("b", "b", 16))
+    assert read(data) == (External("a/c", "a/c", 0, 0), External("b", "b", 16, 8))
     assert read(model_of(graph_of(inline(b"x")))) == ()
     assert read(b"") == ()
 
@@ -143,7 +143,7 @@ def test_other_wire_types_and_unknown_fields_are_passed_over() -> None:
         field(99, b"x") + field(99, 7) + varint(99 << 3 | 1) + bytes(8)
         + varint(99 << 3 | 5) + bytes(4) + field(7, 1)
     )  # fmt: skip
-    assert read(odd + field(7, odd + graph_of(odd + external("w")))) == (External("w", "w", 0),)
+    assert read(odd + field(7, odd + graph_of(odd + external("w")))) == (External("w", "w", 0, 0),)
 
 
 def test_weights_within_a_model_are_not_read() -> None:

@@ -30,7 +30,7 @@ class Formats:
         onnxruntime copies the weights into memory of its own, which isn't wiped when the lease
         ends: drop the session then. What was decrypted for it here is wiped as soon as it stands.
 
-        Raises InvalidRequest (`missing_extra`), IntegrityError (`bad_onnx`,
+        Raises InvalidRequest (`missing_extra`, `tensor_too_large`), IntegrityError (`bad_onnx`,
         `missing_external_data`), and what onnxruntime raises for a model that it can't run.
         """
         from modelvault.loader.engines import onnx

@@ -47,11 +47,12 @@ _SINGLE = {
 
 class External(msgspec.Struct, frozen=True):
     """A file that a model's tensors lie in: as the model names it, where that is among the
-    version's paths, and how many bytes of it are needed at least."""
+    version's paths, how many bytes of it are needed at least, and the largest tensor's bytes."""
 
     location: str
     path: str
     needed: int
+    largest: int
 
 
 def externals(read: Read, size: int, path: str) -> tuple[External, ...]:
@@ -65,16 +66,16 @@ def externals(read: Read, size: int, path: str) -> tuple[External, ...]:
     walk.message("Model", size, 0)
     folder = posixpath.dirname(path)
     return tuple(
-        External(location, posixpath.join(folder, location), needed)
-        for location, needed in sorted(walk.found.items())
+        External(location, posixpath.join(folder, location), needed, largest)
+        for location, (needed, largest) in sorted(walk.found.items())
     )
 
 
 class _Walk:
-    """One way through a model. `found` gathers {location: bytes needed}."""
+    """One way through a model. `found` gathers {location: (bytes needed, of the largest)}."""
 
     def __init__(self, read: Read, size: int, path: str) -> None:
-        self.found: dict[str, int] = {}
+        self.found: dict[str, tuple[int, int]] = {}
         self._path = path
         self._fields = Fields(read, size, self._lie)
 
@@ -128,8 +129,9 @@ class _Walk:
         if b"location" not in told:
             raise self._lie("external data without a location")
         location = self._location(told[b"location"])
-        needed = sum(self._count(told.get(key, b"0")) for key in (b"offset", b"length"))
-        self.found[location] = max(needed, self.found.get(location, 0))
+        offset, length = (self._count(told.get(key, b"0")) for key in (b"offset", b"length"))
+        needed, largest = self.found.get(location, (0, 0))
+        self.found[location] = max(offset + length, needed), max(length, largest)
 
     def _location(self, raw: bytes) -> str:
         try:

@@ -14,10 +14,17 @@ from modelvault.weights.cursor import Read
 from modelvault.weights.protobuf import BYTES, VARINT, Fields, field
 
 LARGE = 4096  # bytes; smaller ones stay, also because engines want to see shapes and the like
-_GRAPH, _INITIALIZER = 7, 5
-_RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14
+_RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION, _DATA_TYPE = 9, 13, 14, 2
 _STRING = 8
-_DATA_TYPE = 2
+
+# The parts that are written anew, since a large tensor may be in them: the graph's initializers,
+# and constants among its nodes.
+_PARTS: dict[str, dict[int, str]] = {
+    "Model": {7: "Graph"},
+    "Graph": {1: "Node", 5: "Tensor"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor"},
+}
 
 
 def lighten(read: Read, size: int, path: str) -> bytes:
@@ -33,17 +40,7 @@ def lighten(read: Read, size: int, path: str) -> bytes:
             "bad_onnx", f"{path}: not a sound ONNX model: {what}", "export the model anew"
         )
 
-    fields = Fields(read, size, lie)
-    out = []
-    begin = 0
-    for number, wire, value in fields.each(size):
-        if number == _GRAPH and wire == BYTES:
-            out.append(field(_GRAPH, _graph(fields, read, value, location(path))))
-        else:
-            fields.skip(value if wire == BYTES else 0)
-            out.append(read(begin, fields.position))
-        begin = fields.position
-    return b"".join(out)
+    return _Rewriting(Fields(read, size, lie), read, location(path)).part("Model", size)
 
 
 def location(path: str) -> str:
@@ -51,46 +48,53 @@ def location(path: str) -> str:
     return posixpath.basename(path)
 
 
-def _graph(fields: Fields, read: Read, length: int, name: str) -> bytes:
-    out = []
-    begin = fields.position
-    for number, wire, value in fields.each(begin + length):
-        if number == _INITIALIZER and wire == BYTES:
-            out.append(field(_INITIALIZER, _tensor(fields, read, value, name)))
-        else:
-            fields.skip(value if wire == BYTES else 0)
-            out.append(read(begin, fields.position))
-        begin = fields.position
-    return b"".join(out)
+class _Rewriting:
+    """One way through a model, each part copied or made anew."""
 
+    def __init__(self, fields: Fields, read: Read, name: str) -> None:
+        self._fields = fields
+        self._read = read
+        self._name = name
 
-def _tensor(fields: Fields, read: Read, length: int, name: str) -> bytes:
-    """The tensor, its raw data replaced by their place if they are large."""
-    start = begin = fields.position
-    end = start + length
-    kept = []
-    places = []
-    elsewhere = False
-    for number, wire, value in fields.each(end):
-        if number == _RAW_DATA and wire == BYTES:
-            places.append((fields.position, value))
-            fields.skip(value)
-        else:
-            elsewhere |= number in (_EXTERNAL_DATA, _DATA_LOCATION)
-            # Texts can't be external; no exporter puts them into raw data either.
-            elsewhere |= (number, wire, value) == (_DATA_TYPE, VARINT, _STRING)
-            fields.skip(value if wire == BYTES else 0)
-            kept.append((begin, fields.position))
-        begin = fields.position
-    if elsewhere or len(places) != 1 or places[0][1] < LARGE:
-        return read(start, end)
-    offset, count = places[0]
-    told = (("location", name), ("offset", str(offset)), ("length", str(count)))
-    entries = (field(1, key.encode()) + field(2, text.encode()) for key, text in told)
-    return b"".join(
-        [
-            *(read(*place) for place in kept),
-            *(field(_EXTERNAL_DATA, entry) for entry in entries),
-            field(_DATA_LOCATION, 1),
-        ]
-    )
+    def part(self, kind: str, length: int) -> bytes:
+        """The next `length` bytes, a part of this kind, rewritten."""
+        if kind == "Tensor":
+            return self._tensor(length)
+        out = []
+        begin = self._fields.position
+        for number, wire, value in self._fields.each(begin + length):
+            inner = _PARTS[kind].get(number)
+            if inner is not None and wire == BYTES:
+                out.append(field(number, self.part(inner, value)))
+            else:
+                self._fields.skip(value if wire == BYTES else 0)
+                out.append(self._read(begin, self._fields.position))
+            begin = self._fields.position
+        return b"".join(out)
+
+    def _tensor(self, length: int) -> bytes:
+        """The tensor, its raw data replaced by their place if they are large."""
+        fields = self._fields
+        start = begin = fields.position
+        kept, places = [], []
+        fixed = False
+        for number, wire, value in fields.each(start + length):
+            if number == _RAW_DATA and wire == BYTES:
+                places.append((fields.position, value))
+                fields.skip(value)
+            else:
+                # What is elsewhere stays there, and texts can't be external.
+                fixed |= number in (_EXTERNAL_DATA, _DATA_LOCATION)
+                fixed |= (number, wire, value) == (_DATA_TYPE, VARINT, _STRING)
+                fields.skip(value if wire == BYTES else 0)
+                kept.append((begin, fields.position))
+            begin = fields.position
+        if fixed or len(places) != 1 or places[0][1] < LARGE:
+            return self._read(start, start + length)
+        return b"".join([*(self._read(*place) for place in kept), self._elsewhere(*places[0])])
+
+    def _elsewhere(self, offset: int, count: int) -> bytes:
+        told = (("location", self._name), ("offset", str(offset)), ("length", str(count)))
+        entries = (field(1, key.encode()) + field(2, text.encode()) for key, text in told)
+        data = b"".join(field(_EXTERNAL_DATA, entry) for entry in entries)
+        return data + field(_DATA_LOCATION, 1)

@@ -9,6 +9,8 @@ from modelvault.errors import IntegrityError, InvalidRequest
 from modelvault.loader.resident import Resident
 from modelvault.weights import onnx, onnx_light
 
+_MOST = 2**31  # bytes of one tensor
+
 Residents = Callable[[str], Resident]
 Configure = Callable[[Any], object]
 
@@ -26,8 +28,8 @@ def session(
     are handed over where they lie; onnxruntime makes its own copy of each while the session is
     made, and then the memory here is wiped.
 
-    Raises InvalidRequest (`missing_extra`), IntegrityError (`bad_onnx`, `missing_external_data`),
-    and what reading the files raises.
+    Raises InvalidRequest (`missing_extra`, `tensor_too_large`), IntegrityError (`bad_onnx`,
+    `missing_external_data`), and what reading the files raises.
     """
     runtime = _onnxruntime()
     model = residents(path)
@@ -91,6 +93,14 @@ def _external(
             "bad_onnx",
             f"{path}: it wants {each.needed:,} bytes of {each.path}, which has {resident.size:,}",
             "export the model anew, its external data beside it, and push that folder",
+        )
+    if each.largest >= _MOST:
+        raise InvalidRequest(
+            "tensor_too_large",
+            f"{path}: a tensor of {each.largest:,} bytes; onnxruntime takes none of 2 GiB or more "
+            "from memory",
+            "run it as a command, `modelvault run`, where the model is a folder, or split the "
+            "tensor",
         )
     return resident
 
