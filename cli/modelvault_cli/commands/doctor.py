@@ -16,7 +16,7 @@ _MARKS = {"ok": "✓", "warning": "!", "failed": "✗"}
 @command("doctor", "modelvault doctor", "modelvault doctor --json")
 @pass_globals
 def doctor(options: Globals) -> int:
-    """Check home, permissions, keys, clock, policy, disk, swap and core dumps.
+    """Check home, permissions, keys, clock, policy, disk, and what the machine does with memory.
 
     Says of each what was found and how to mend it. The exit code is 1 when something failed;
     warnings alone leave it 0.

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from modelvault import clock, settings, wiring
@@ -15,7 +16,13 @@ from modelvault.wiring.home import Home
 from modelvault.wiring.machine import Machine, machine
 from support.homes import isolated
 
-CALM = Machine(swaps=(), core_bytes=0, locked_bytes=None)
+CALM = Machine(
+    swaps=(), core_bytes=0, core_pipe="", locked_bytes=None, huge_pages="madvise",
+    memory_files=True, private_mounts=True,
+)  # fmt: skip
+OF_MACHINE = {
+    "swap", "core dumps", "locked memory", "files in memory", "private folders", "huge pages",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -41,8 +48,7 @@ def look(
 
 
 CHECKS = {
-    "home", "permissions", "store", "disk", "clock", "keys", "ledger", "policy", "swap",
-    "core dumps", "locked memory",
+    "home", "permissions", "store", "disk", "clock", "keys", "ledger", "policy", *OF_MACHINE,
 }  # fmt: skip
 
 
@@ -62,7 +68,7 @@ def test_no_home_is_told_with_the_machine(tmp_path: Path) -> None:
     found = look(tmp_path / "none")
     assert found["home"].status == "failed"
     assert "modelvault init" in found["home"].mend
-    assert set(found) == {"home", "swap", "core dumps", "locked memory"}
+    assert set(found) == {"home", *OF_MACHINE}
 
 
 @pytest.mark.parametrize("name", ["", "keyring.json", "ledger.db", "vault.json", "objects"])
@@ -136,17 +142,57 @@ def test_little_room(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert look(home)["disk"].status == "warning"
 
 
-def test_a_machine_that_may_write_memory_to_a_disk(home: Path) -> None:
-    found = look(home, on=Machine(swaps=("/dev/sda2",), core_bytes=None, locked_bytes=65536))
-    assert (found["swap"].status, found["core dumps"].status) == ("warning", "warning")
-    assert "/dev/sda2" in found["swap"].text
-    assert "64 KiB" in found["locked memory"].text
+@pytest.mark.parametrize(
+    ("check", "changed", "status", "says"),
+    [
+        ("swap", {"swaps": ("/dev/sda2",), "locked_bytes": 65536}, "warning", "/dev/sda2"),
+        ("swap", {"swaps": ("/dev/sda2",)}, "ok", "weights and keys are locked"),
+        ("core dumps", {"core_bytes": None}, "warning", "no weights or keys of ours"),
+        ("core dumps", {"core_pipe": "/usr/bin/apport"}, "warning", "/usr/bin/apport, whatever"),
+        ("locked memory", {"locked_bytes": 8 << 20}, "ok", "8192 KiB: keys are locked"),
+        ("locked memory", {"locked_bytes": 0}, "ok", "not even keys"),
+        ("locked memory", {"swaps": ("/s",), "locked_bytes": 0}, "warning", "not even keys"),
+        ("files in memory", {"memory_files": False}, "warning", "path() is refused"),
+        ("private folders", {"private_mounts": False}, "warning", "isolated_memory"),
+        ("huge pages", {"huge_pages": "never"}, "warning", "off"),
+        ("huge pages", {"huge_pages": ""}, "ok", "doesn't tell"),
+    ],
+)
+def test_what_the_machine_does_with_memory(
+    check: str, changed: dict[str, object], status: str, says: str
+) -> None:
+    found = {one.check: one for one in checkup.of_machine(msgspec.structs.replace(CALM, **changed))}
+    assert set(found) == OF_MACHINE
+    assert found[check].status == status
+    assert says in found[check].text
+    assert all(one.mend or one.status == "ok" for one in found.values())
 
 
 def test_facts_of_a_machine(tmp_path: Path) -> None:
     (tmp_path / "swaps").write_text("Filename Type Size Used Priority\n/dev/x partition 1 0 -2\n\n")
-    assert machine(tmp_path).swaps == ("/dev/x",)
-    assert machine(tmp_path / "none").swaps == ()
+    pattern = tmp_path / "sys/kernel/core_pattern"
+    pattern.parent.mkdir(parents=True)
+    pattern.write_text("|/usr/share/apport/apport -p%p -s%s\n")
+    huge = tmp_path / "kernel/mm/transparent_hugepage/enabled"
+    huge.parent.mkdir(parents=True)
+    huge.write_text("always madvise [never]\n")
+    told = machine(tmp_path, tmp_path)
+    assert told.swaps == ("/dev/x",)
+    assert told.core_pipe == "/usr/share/apport/apport"
+    assert told.huge_pages == "never"
+    elsewhere = machine(tmp_path / "none", tmp_path / "none")
+    assert (elsewhere.swaps, elsewhere.core_pipe, elsewhere.huge_pages) == ((), "", "")
     assert facts.free_bytes(tmp_path) > 0
     assert abs(facts.written_at(tmp_path) - clock.utc_ms()) < 60_000
-    assert [path.name for path in tmp_path.iterdir()] == ["swaps"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kernel", "swaps", "sys"]
+
+
+def test_what_cant_be_tried_isnt_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(facts.os, "memfd_create", refused)
+    monkeypatch.setattr(facts.subprocess, "run", refused)
+    told = machine()
+    assert not told.memory_files
+    assert not told.private_mounts

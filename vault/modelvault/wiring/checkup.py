@@ -20,6 +20,7 @@ from modelvault.wiring.machine import Machine
 
 MAX_SKEW_MS = 30_000
 LOW_DISK = 1 << 30
+KEYS_ROOM = 1 << 16  # bytes: what the first thousand keys take
 
 Status = Literal["ok", "warning", "failed"]
 
@@ -135,29 +136,97 @@ def of_policy(parts: Parts) -> Finding:
 
 def of_machine(machine: Machine) -> Iterator[Finding]:
     """Plaintext and keys in memory stay in memory."""
-    if machine.swaps:
+    yield of_swap(machine)
+    yield of_dumps(machine)
+    yield of_locking(machine)
+    if machine.memory_files:
+        yield Finding("files in memory", "ok", "they can be made and sealed")
+    else:
         yield Finding(
-            "swap",
+            "files in memory",
             "warning",
-            f"memory may be written to {', '.join(machine.swaps)}",
-            "swapoff -a, or make sure that swap is encrypted with a key that a reboot forgets",
+            "there is no memfd_create: path() is refused",
+            "use tensors(), state_dict() or read_bytes(), or have the seccomp filter allow it",
+        )
+    if machine.private_mounts:
+        yield Finding("private folders", "ok", "`modelvault run` can hide a model's folder")
+    else:
+        yield Finding(
+            "private folders",
+            "warning",
+            "no mounts of one's own: other processes of this user can open what `modelvault run` "
+            "shows, and it is refused where the policy says isolated_memory",
+            "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1 and "
+            "kernel.apparmor_restrict_unprivileged_userns=0 where they exist), or CAP_SYS_ADMIN",
+        )
+    if machine.huge_pages == "never":
+        yield Finding(
+            "huge pages",
+            "warning",
+            "off: loads take longer",
+            "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
         )
     else:
-        yield Finding("swap", "ok", "swap is off")
-    if machine.core_bytes == 0:
-        yield Finding("core dumps", "ok", "off")
-    else:
-        yield Finding(
+        yield Finding("huge pages", "ok", machine.huge_pages or "the system doesn't tell")
+
+
+def of_swap(machine: Machine) -> Finding:
+    """Memory isn't written to a disk, or what matters of it is locked."""
+    if not machine.swaps:
+        return Finding("swap", "ok", "swap is off")
+    if machine.locked_bytes is None:
+        return Finding(
+            "swap", "ok", f"on ({', '.join(machine.swaps)}), but weights and keys are locked"
+        )
+    return Finding(
+        "swap",
+        "warning",
+        f"memory may be written to {', '.join(machine.swaps)}",
+        "swapoff -a, or raise the limit on locked memory, or make sure that swap is encrypted with "
+        "a key that a reboot forgets",
+    )
+
+
+def of_dumps(machine: Machine) -> Finding:
+    """A crash leaves nothing on a disk. Weights and keys of ours never do: the rest is copies that
+    libraries have made."""
+    left_out = "it holds no weights or keys of ours, but what libraries copied"
+    if machine.core_pipe:
+        return Finding(
             "core dumps",
             "warning",
-            "a crash may write this process's memory to a disk",
-            "ulimit -c 0 (or LimitCORE=0 in the service's unit)",
+            f"a crash's memory goes to {machine.core_pipe}, whatever the limit says; {left_out}",
+            "sysctl kernel.core_pattern=core with ulimit -c 0, or have that program keep nothing",
         )
+    if machine.core_bytes == 0:
+        return Finding("core dumps", "ok", "off")
+    return Finding(
+        "core dumps",
+        "warning",
+        f"a crash may write this process's memory to a disk; {left_out}",
+        "ulimit -c 0 (or LimitCORE=0 in the service's unit)",
+    )
+
+
+def of_locking(machine: Machine) -> Finding:
+    """Weights and keys can be kept out of swap."""
     locked = machine.locked_bytes
     if locked is None:
-        yield Finding("locked memory", "ok", "unlimited")
+        return Finding("locked memory", "ok", "unlimited: weights and keys are locked")
+    told = f"this user may lock {locked >> 10} KiB"
+    if locked >= KEYS_ROOM:
+        told += ": keys are locked, weights as far as whole files fit"
     else:
-        yield Finding("locked memory", "ok", f"this user may lock {locked >> 10} KiB")
+        told += ": not even keys are locked"
+    if not machine.swaps:
+        return Finding("locked memory", "ok", told + "; with swap off nothing is lost by that")
+    return Finding(
+        "locked memory",
+        "warning",
+        told,
+        "ulimit -l unlimited (LimitMEMLOCK=infinity in the service's unit, "
+        "--ulimit memlock=-1 for a container)",
+    )
 
 
 def _of_skew(check: str, whose: str, skew_ms: int) -> Finding:

@@ -4,33 +4,86 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import secrets
 import stat
+import subprocess
 from pathlib import Path
+from sys import executable
 
 import msgspec
 
+from modelvault.crypto import pages
+from modelvault.crypto.pages import Pages
+
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """Swap devices, and this process's limits in bytes (None: unlimited)."""
+    """What there is of swap, dumps, locking and files in memory. Limits are this process's, in
+    bytes (None: unlimited).
+
+    `core_pipe` is the program that gets crashes whatever the limit says, or empty; `huge_pages`
+    the kernel's word for who gets them (`madvise`, ...), or empty where it doesn't tell.
+    `memory_files` are memfds that can be sealed, `private_mounts` folders that only one process
+    tree sees.
+    """
 
     swaps: tuple[str, ...]
     core_bytes: int | None
+    core_pipe: str
     locked_bytes: int | None
+    huge_pages: str
+    memory_files: bool
+    private_mounts: bool
 
 
-def machine(proc: Path = Path("/proc")) -> Machine:
+def machine(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Machine:
     """The machine, as far as it tells; where there is no /proc, swap isn't known to be on."""
-    swaps: tuple[str, ...] = ()
-    with contextlib.suppress(OSError):
-        lines = (proc / "swaps").read_text(encoding="utf-8").splitlines()[1:]
-        swaps = tuple(line.split()[0] for line in lines if line.strip())
+    lines = _read(proc / "swaps").splitlines()[1:]
+    pattern = _read(proc / "sys/kernel/core_pattern").strip()
+    huge = re.search(r"\[(\w+)\]", _read(sys / "kernel/mm/transparent_hugepage/enabled"))
     return Machine(
-        swaps=swaps,
+        swaps=tuple(line.split()[0] for line in lines if line.strip()),
         core_bytes=_limit(resource.RLIMIT_CORE),
-        locked_bytes=_limit(resource.RLIMIT_MEMLOCK),
+        core_pipe=pattern[1:].split(" ")[0] if pattern.startswith("|") else "",
+        locked_bytes=None if _may_lock_all() else _limit(resource.RLIMIT_MEMLOCK),
+        huge_pages=huge[1] if huge else "",
+        memory_files=_memory_files(),
+        private_mounts=_private_mounts(),
     )
+
+
+def _read(path: Path) -> str:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8")
+    return ""
+
+
+def _may_lock_all() -> bool:
+    """Whether the limit counts for this process at all: more than it says can be locked."""
+    limit = _limit(resource.RLIMIT_MEMLOCK)
+    return limit is not None and pages.reserve(Pages, limit + (1 << 20)).locked
+
+
+def _memory_files() -> bool:
+    try:
+        descriptor = os.memfd_create("modelvault", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except (AttributeError, OSError):
+        return False
+    os.close(descriptor)
+    return True
+
+
+def _private_mounts() -> bool:
+    """Tried, in a process of its own: what a kernel allows is in no one place."""
+    code = "from modelvault.running import private; private.enter()"
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter
+            [executable, "-c", code], capture_output=True, check=False, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def _limit(which: int) -> int | None:
