@@ -553,3 +553,17 @@ class TestDescriptors:
             assert descriptors() == before + 1
             store.close()
             assert descriptors() == before
+
+    def test_a_system_that_takes_no_hints_reads_all_the_same(
+        self, store: FolderStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.put(NAME, [10], ones)
+
+        def refused(*_: object) -> None:
+            raise OSError(errno.EINVAL, "no hints here")
+
+        monkeypatch.setattr(os, "posix_fadvise", refused)
+        assert read(store, NAME, 10) == b"1" * 10
+        monkeypatch.delattr(os, "posix_fadvise")
+        store.close()
+        assert read(store, NAME, 10) == b"1" * 10

@@ -330,3 +330,10 @@ def test_spans_are_of_neighbours_and_no_longer_than_the_limit() -> None:
         ("x", 8, 20, 1), ("x", 5 * MIB, 5 * MIB + 9, 1),
     ]  # fmt: skip
     assert [span.size for span in spans([("y", b), ("y", c), ("y", d)])] == [490]
+
+
+def test_the_first_spans_are_short() -> None:
+    infos = [("x", info(f"t{at}", at * 10, at * 10 + 10)) for at in range(40)]
+    found = spans(infos, 100, 20)
+    assert [span.size for span in found] == [20, 40, 80, 100, 100, 60]
+    assert [span.size for span in spans(infos, 100)] == [100] * 4

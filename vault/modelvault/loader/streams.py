@@ -22,6 +22,7 @@ from modelvault.weights.safetensors import TensorInfo
 
 WINDOW = 1 << 30
 _LEAST = 1 << 20
+_FIRST = 4 << 20  # the first tensor isn't kept waiting for many others
 _TOGETHER = 64 << 20  # neighbours are decrypted together up to here: enough for all cores
 
 Tensors = deque[tuple[str, Any]]
@@ -94,7 +95,7 @@ class TensorStream:
         self._lent = lent
         self._view = view
         self._fits = fits
-        self._spans: Iterator[Span] = iter(spans(located, min(_TOGETHER, self._most)))
+        self._spans: Iterator[Span] = iter(spans(located, min(_TOGETHER, self._most), _FIRST))
         self._next: Span | None = next(self._spans, None)
         self._ahead: Ahead[Tensors] | None = None
         self._ready: Tensors = deque()
