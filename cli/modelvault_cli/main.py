@@ -34,6 +34,7 @@ COMMANDS = {
     "push": Entry(_USE, "push:push", "Encrypt a model and put it in the vault as a new version."),
     "load": Entry(_USE, "load:load", "Decrypt a model in memory, show what it holds, wipe it."),
     "run": Entry(_USE, "run:run", "Run a command with a model as a folder in memory."),
+    "hold": Entry(_USE, "hold:hold", "Fill a shared folder in memory, and keep the lease."),
     "pull": Entry(_USE, "copies:pull", "Copy a version's ciphertext to a folder."),
     "copy": Entry(_USE, "between:copy", "Copy a version into another vault."),
     "invite": Entry(_USE, "between:invite", "Begin an import that is carried by hand."),

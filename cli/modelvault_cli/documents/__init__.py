@@ -112,6 +112,7 @@ __all__ = [
 BY_COMMAND: dict[str, type[Document]] = {
     "push": Push,
     "load": Load,
+    "hold": Copied,
     "pull": Copied,
     "export": Copied,
     "copy": CopyMade,

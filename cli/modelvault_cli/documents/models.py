@@ -67,7 +67,7 @@ class Load(Document, frozen=True, kw_only=True):
 
 
 class Copied(Document, frozen=True, kw_only=True):
-    """`pull` and `export`: what lies in the folder now."""
+    """`pull` and `export`: what lies in the folder now; `hold`: what lay there."""
 
     model: str
     version: int

@@ -55,14 +55,28 @@ def test_closing_overwrites_and_removes_them_and_nothing_else(root: Path) -> Non
     add(files, "deep/er/b", b"y")
     add(files, "kept/c", b"z")
     (root / "kept/own").write_text("mine")
-    with (root / "a").open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as seen:
-        files.close()
-        files.close()
-        assert not any(seen[:])
-    assert sorted(path.name for path in root.rglob("*")) == ["kept", "own"]
+    os.link(root / "a", root / "other name")  # a name doesn't open it
+    files.close()
+    files.close()
+    assert (root / "other name").read_bytes() == bytes(3_000_000)
+    assert sorted(path.name for path in root.rglob("*")) == ["kept", "other name", "own"]
     with pytest.raises(Conflict) as refused:
         add(files, "a", b"again")
     assert refused.value.code == "closed"
+
+
+@pytest.mark.parametrize("how", ["open", "mapped"])
+def test_nothing_is_zeroed_under_a_reader(root: Path, how: str) -> None:
+    files = RamFiles(root)
+    add(files, "a", b"x" * 100_000)
+    with (root / "a").open("rb") as file:
+        seen = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if how == "mapped" else file
+        if how == "mapped":
+            file.close()
+        files.close()
+        assert not (root / "a").exists()
+        assert seen.read() == b"x" * 100_000
+        seen.close()
 
 
 def test_forgotten_is_closed(root: Path) -> None:
@@ -122,17 +136,17 @@ def test_a_disk_is_refused(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_what_a_killed_process_left_is_overwritten(root: Path, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_wiped(root: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("not mine to touch")
-    (root / "deep").mkdir()
-    (root / "deep/a").write_bytes(b"x" * 10)
-    (root / "deep/a").chmod(0o440)
-    (root / "link").symlink_to(outside)
-    with (root / "deep/a").open("rb") as file, mmap.mmap(
-        file.fileno(), 0, prot=mmap.PROT_READ
-    ) as seen:  # fmt: skip
-        wipe(root)
-        assert not any(seen[:])
-    assert list(root.iterdir()) == []
+    folder = root / "folder"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep/a").write_bytes(b"x" * 10)
+    (folder / "deep/a").chmod(0o440)
+    os.link(folder / "deep/a", root / "other name")
+    (folder / "link").symlink_to(outside)
+    (folder / "linked").symlink_to(tmp_path)
+    wipe(folder)
+    assert list(folder.iterdir()) == []
+    assert (root / "other name").read_bytes() == bytes(10)
     assert outside.read_text() == "not mine to touch"

@@ -206,10 +206,9 @@ def _in_memory(version: str, places: dict[str, Path], destination: Path) -> None
     model = _here().model(version, files.close)
     with _lock:
         _files.append(files)
-    for path, place in places.items():
+    for place in places.values():
         place.unlink(missing_ok=True)
-        lent = model.lend(path)
-        files.add(path, lent.size, lent.fill)
+    model.fill(files, *places)
 
 
 def _exported(version: str, places: dict[str, Path], destination: Path) -> None:

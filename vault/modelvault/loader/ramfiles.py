@@ -1,15 +1,17 @@
 """Files of a model as real files, in a folder of somebody else's that is memory: a mounted tmpfs.
 
 For what takes neither links into memory (`ramdir`) nor a folder of its own (`modelvault run`).
-Whoever may read that folder reads them; they can be overwritten, and are, when the lease ends.
+Whoever may read that folder reads them. When the lease ends they are removed: overwritten first
+where nobody has them open; under a reader memory is never zeroed, and goes when he lets go of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
-import shutil
+import stat
 import threading
 import weakref
 from collections.abc import Mapping
@@ -24,8 +26,8 @@ _MODE = 0o440  # a pod's containers may have different users, of one group
 
 
 class RamFiles:
-    """Read-only files below `root`, which are overwritten and removed with this object. Threads may
-    use it at once; nothing happens in a forked child."""
+    """Read-only files below `root`, which are wiped and removed with this object. Threads may use
+    it at once; nothing happens in a forked child."""
 
     isolated = False
 
@@ -61,9 +63,9 @@ class RamFiles:
             self._add(path, size, fill)
 
     def close(self) -> None:
-        """Overwrite and remove all files, and the folders that were made for them. Idempotent.
+        """Wipe and remove all files, and the folders that were made for them. Idempotent.
 
-        Who has one mapped sees zeros from then on.
+        Who has one open keeps it until he closes it; nobody finds it by its name any more.
         """
         with self._lock:  # whoever is filling a file gives up at its next stride: the lease is over
             self._closed = True
@@ -86,8 +88,8 @@ class RamFiles:
                     fill(view)
             os.fchmod(descriptor, _MODE)
         except BaseException:
-            _overwrite(descriptor)
             place.unlink()
+            _overwrite(descriptor)
             del self._made[path]
             raise
         finally:
@@ -104,12 +106,13 @@ class RamFiles:
 
 
 def wipe(root: Path) -> None:
-    """Overwrite and remove all that is in a folder: what a process left there that was killed."""
-    for folder, _, names in os.walk(root):
-        for name in names:
-            _erase(Path(folder, name))
+    """Wipe and remove all that is in a folder: what a process left there that was killed."""
     for each in root.iterdir():
-        shutil.rmtree(each)
+        if each.is_dir() and not each.is_symlink():
+            wipe(each)
+            each.rmdir()
+        else:
+            _erase(each)
 
 
 def not_in_memory(folder: Path) -> InvalidRequest:
@@ -135,22 +138,18 @@ def _remove(made: dict[str, Path], folders: list[Path], owner: int) -> None:
 
 
 def _erase(place: Path) -> None:
-    try:
-        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:  # a link, or gone
-        with contextlib.suppress(OSError):
-            place.unlink()
-        return
-    try:
-        os.fchmod(descriptor, 0o600)
-        writable = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            _overwrite(writable)
-        finally:
-            os.close(writable)
-        place.unlink()
-    finally:
-        os.close(descriptor)
+    """Remove a file, overwritten first unless somebody has it open or mapped."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(place.lstat().st_mode):
+            place.chmod(0o600)
+            descriptor = os.open(place, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                # Given to nobody but the only one who has the file open: mappings count, too.
+                fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+                _overwrite(descriptor)
+            finally:
+                os.close(descriptor)
+    place.unlink(missing_ok=True)
 
 
 def _overwrite(descriptor: int) -> None:
