@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from modelvault.errors import IntegrityError
 from modelvault_cli.commands import arguments
 from modelvault_cli.frame import Globals, command, pass_globals
 
 if TYPE_CHECKING:
     from modelvault.loader.model import Model
-    from modelvault_cli.documents import FileSize, Load, Tensor
+    from modelvault.weights.safetensors import TensorInfo
+    from modelvault_cli.documents import FileSize, GgufFile, Load, Tensor
 
 
 @command(
@@ -46,6 +48,7 @@ def load(
             purpose=purpose,
             files=sizes,
             tensors=_tensors(model),
+            gguf=_gguf(model),
             size=model.size,
             obligations=model.obligations,
             elapsed_ms=boot_ms() - start,
@@ -67,10 +70,36 @@ def _decrypt(model: Model) -> tuple[FileSize, ...]:
 def _tensors(model: Model) -> tuple[Tensor, ...]:
     from modelvault_cli.documents import Tensor
 
-    if not any(path.endswith(".safetensors") for path in model.files):
+    if not model.weight_files:
         return ()
-    infos = sorted(model.tensor_infos().values(), key=lambda info: info.name)
+    infos = sorted(_infos(model), key=lambda info: info.name)
     return tuple(Tensor(info.name, info.dtype, tuple(info.shape), info.size) for info in infos)
+
+
+def _infos(model: Model) -> list[TensorInfo]:
+    """Of all files. Parts of one pipeline may give two tensors one name, which a job asks for by
+    their files."""
+    try:
+        return list(model.tensor_infos().values())
+    except IntegrityError as error:
+        if error.code != "duplicate_tensor":
+            raise
+    return [info for path in model.weight_files for info in model.tensor_infos(path).values()]
+
+
+def _gguf(model: Model) -> tuple[GgufFile, ...]:
+    from modelvault_cli.documents import GgufFile
+
+    found = []
+    for path in model.files:
+        if path.lower().endswith(".gguf"):
+            header = model.gguf_header(path)
+            found.append(
+                GgufFile(
+                    path=path, architecture=header.architecture, quantisation=header.quantisation
+                )
+            )
+    return tuple(found)
 
 
 def _lines(document: Load) -> list[str]:
@@ -84,11 +113,13 @@ def _lines(document: Load) -> list[str]:
         ),
     )
     files = table(("FILE", "SIZE"), ((one.path, size(one.size)) for one in document.files))
+    gguf = (" ".join(filter(None, (one.architecture, one.quantisation))) for one in document.gguf)
     told = fields(
         {
             "loaded": f"{document.model}@{document.version} for {document.purpose}",
             "size": f"{size(document.size)} in {counted(len(document.files), 'file')}, "
             f"{counted(len(document.tensors), 'tensor')}",
+            "gguf": "; ".join(gguf),
             "time": f"{seconds(document.elapsed_ms)}, lease and verification included",
             "memory": "wiped",
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +12,7 @@ from modelvault_cli.frame import Globals, command, pass_globals
 
 if TYPE_CHECKING:
     from modelvault.lease import ModelDetail, VersionSummary
-    from modelvault.manifest import CopiedFrom
+    from modelvault.manifest import CopiedFrom, TensorEntry
     from modelvault_cli.documents import Show, Shown
 
 
@@ -95,7 +96,15 @@ def _selected(detail: ModelDetail) -> Shown | None:
         labels=manifest.labels,
         provenance=manifest.provenance,
         tensors=None if manifest.tensors is None else len(manifest.tensors),
+        dtypes=None if manifest.tensors is None else _dtypes(manifest.tensors),
     )
+
+
+def _dtypes(tensors: Iterable[TensorEntry]) -> dict[str, int]:
+    held: dict[str, int] = {}
+    for tensor in tensors:
+        held[tensor.dtype] = held.get(tensor.dtype, 0) + tensor.bytes
+    return held
 
 
 def _lines(document: Show) -> list[str]:
@@ -153,11 +162,19 @@ def _selected_lines(shown: Shown) -> list[str]:
             "training run": made.training_run or "",
             "source commit": made.source_commit or "",
             "copied from": _origin(made.copied_from),
-            "tensors": str(shown.tensors or ""),
+            "tensors": _tensors(shown),
         }
     )
     files = table(("FILE", "SIZE"), ((file.path, size(file.size)) for file in shown.files))
     return ["", *facts, "", *files]
+
+
+def _tensors(shown: Shown) -> str:
+    from modelvault_cli.output import size
+
+    held = sorted((shown.dtypes or {}).items(), key=lambda one: -one[1])
+    kinds = ", ".join(f"{size(count)} {dtype}" for dtype, count in held)
+    return f"{shown.tensors}: {kinds}" if shown.tensors else ""
 
 
 def _origin(source: CopiedFrom | None) -> str:

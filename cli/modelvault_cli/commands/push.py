@@ -72,6 +72,8 @@ def push(
     whole, and the plaintext stays where it is. Files that are as they were in the newest version
     that you pushed are not uploaded again: the new version refers to them.
     """
+    from msgspec.structs import replace
+
     from modelvault.clock import boot_ms
     from modelvault_cli.output import emit, progress
 
@@ -97,7 +99,8 @@ def push(
                 upload_all=upload_all,
                 progress=advance,
             )
-        document = _document(reference, pushed.found, pushed, boot_ms() - start)
+        told = replace(pushed.found, unsound=found.unsound)
+        document = _document(reference, told, pushed, boot_ms() - start)
     emit(options, document, _lines(document))
 
 
@@ -158,6 +161,8 @@ def _tell(found: Inspection) -> None:
         talk(f"left out, hidden or caches by their names: {', '.join(found.skipped)}")
     for path in found.pickles:
         talk(f"warning: {path} is a pickle: loading it can run code; policies may refuse it")
+    for fault in found.unsound:
+        talk(f"warning: {fault}; engines won't load it")
 
 
 def _document(reference: str, found: Inspection, pushed: Pushed | None, elapsed_ms: int) -> Push:
@@ -176,6 +181,7 @@ def _document(reference: str, found: Inspection, pushed: Pushed | None, elapsed_
         formats=found.formats,
         pickles=found.pickles,
         skipped=found.skipped,
+        unsound=found.unsound,
         unchanged=len(pushed.unchanged) if pushed else 0,
         unchanged_size=pushed.unchanged_size if pushed else 0,
         elapsed_ms=elapsed_ms,

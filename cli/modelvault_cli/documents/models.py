@@ -19,8 +19,8 @@ class Model(Document, frozen=True, kw_only=True):
 class Push(Document, frozen=True, kw_only=True):
     """`push`: the version that was made (null in a dry run), and what was found.
 
-    `unchanged` files of `unchanged_size` bytes together were not uploaded again; sizes are of
-    plaintext."""
+    `unsound` says of files of weights what engines won't take of them. `unchanged` files of
+    `unchanged_size` bytes together were not uploaded again; sizes are of plaintext."""
 
     dry_run: bool
     model: str
@@ -32,6 +32,7 @@ class Push(Document, frozen=True, kw_only=True):
     formats: tuple[str, ...]
     pickles: tuple[str, ...]
     skipped: tuple[str, ...]
+    unsound: tuple[str, ...]
     unchanged: int
     unchanged_size: int
     elapsed_ms: int
@@ -53,6 +54,15 @@ class FileSize(msgspec.Struct, frozen=True):
     size: int
 
 
+class GgufFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A GGUF file: what kind of model its metadata names (`gemma3`), and of what type most of it
+    is (`Q4_K_M`); empty where it doesn't say."""
+
+    path: str
+    architecture: str
+    quantisation: str
+
+
 class Load(Document, frozen=True, kw_only=True):
     """`load`: what was decrypted, and wiped again."""
 
@@ -61,6 +71,7 @@ class Load(Document, frozen=True, kw_only=True):
     purpose: str
     files: tuple[FileSize, ...]
     tensors: tuple[Tensor, ...]
+    gguf: tuple[GgufFile, ...]
     size: int
     obligations: Obligations
     elapsed_ms: int
@@ -108,7 +119,10 @@ class Listing(Document, frozen=True, kw_only=True):
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """The version that a reference means, by its verified manifest."""
+    """The version that a reference means, by its verified manifest.
+
+    `tensors` and `dtypes`, {type: bytes of all tensors of it}, are null unless it was pushed with
+    --public-metadata."""
 
     version: int
     manifest: str
@@ -122,6 +136,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     provenance: Provenance
     tensors: int | None
+    dtypes: dict[str, int] | None
 
 
 class Show(Document, frozen=True, kw_only=True):

@@ -22,13 +22,18 @@ from modelvault.weights.sniff import is_pickle
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """What lies under a path: files and plaintext bytes, formats and pickles found, and the names
-    that a push leaves out because they are hidden."""
+    that a push leaves out because they are hidden.
+
+    `unsound` says of files of weights what engines won't take of them. Only `inspect` looks: a
+    push takes them as they are.
+    """
 
     paths: tuple[str, ...]
     size: int
     formats: tuple[str, ...]
     pickles: tuple[str, ...]
     skipped: tuple[str, ...]
+    unsound: tuple[str, ...] = ()
 
 
 class Pushed(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +71,10 @@ def check_pushable(reference: Reference) -> None:
 
 
 def inspection(
-    kinds: Mapping[str, str], sizes: Mapping[str, int], skipped: tuple[str, ...] = ()
+    kinds: Mapping[str, str],
+    sizes: Mapping[str, int],
+    skipped: tuple[str, ...] = (),
+    unsound: tuple[str, ...] = (),
 ) -> Inspection:
     """What was found; `kinds` are the formats and `sizes` the bytes, by path."""
     return Inspection(
@@ -75,6 +83,7 @@ def inspection(
         formats=tuple(sorted(set(kinds.values()))),
         pickles=tuple(path for path, kind in kinds.items() if is_pickle(kind)),
         skipped=skipped,
+        unsound=unsound,
     )
 
 

@@ -22,21 +22,25 @@ from modelvault.client.publishing import (
 )
 from modelvault.client.scan import Scan
 from modelvault.client.tag import exact, move_tag
-from modelvault.client.upload import Sent, Uploader
+from modelvault.client.upload import Sent, Uploader, unsound
 from modelvault.errors import Unavailable
 from modelvault.reference import Reference
 
 
 def inspect(scanned: Scan) -> Inspection:
-    """Tell what a push would take, from the first bytes of each file.
+    """Tell what a push would take, from the first bytes of each file, and which files of weights
+    engines wouldn't take, from their headers.
 
     Raises InvalidRequest (`unreadable`) and Conflict (`file_changed`).
     """
+    sizes = _sizes(scanned.files)
     kinds = {}
+    faults: list[str] = []
     for found in scanned.files:
         with found.open() as source:
-            kinds[found.path] = source.format()
-    return inspection(kinds, _sizes(scanned.files), scanned.skipped)
+            kinds[found.path] = kind = source.format()
+            faults += unsound(found, source, kind, sizes)
+    return inspection(kinds, sizes, scanned.skipped, tuple(faults))
 
 
 def push(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -16,11 +16,18 @@ from modelvault.client.journal import FileTrail, Journal
 from modelvault.client.keys import PushKeys
 from modelvault.crypto import derive
 from modelvault.crypto.floe import Geometry
-from modelvault.errors import ModelVaultError, NotFound, Unavailable
+from modelvault.errors import (
+    IntegrityError,
+    InvalidRequest,
+    ModelVaultError,
+    NotFound,
+    Unavailable,
+)
 from modelvault.manifest import TensorEntry
 from modelvault.ports.objects import ObjectWriter, Track, UploadStore
 from modelvault.upload import DraftFile, Upload
-from modelvault.weights import safetensors
+from modelvault.weights import header
+from modelvault.weights.cursor import Read
 
 # A small file's time goes into making two objects durable, so several are under way at once; a
 # large one is encrypted by many threads inside the store, so one at a time keeps memory bounded.
@@ -180,9 +187,16 @@ def describe(
 ) -> tuple[str, tuple[TensorEntry, ...]]:
     """What a file is, and, where they are to be public, its tensors."""
     kind = source.format()
-    if not public_metadata or kind != "safetensors":
+    if not public_metadata:
         return kind, ()
-    size = safetensors.header_size(source.read(0, min(found.size, 8)), found.size)
+    try:
+        tensors = header.tensors(kind, _between(source), found.size)
+    except (IntegrityError, InvalidRequest) as refused:
+        raise type(refused)(
+            refused.code,
+            f"{found.path}: {refused.message}",
+            "its tensors can't be made public: mend the file, or push without --public-metadata",
+        ) from None
     return kind, tuple(
         TensorEntry(
             file=found.path,
@@ -191,5 +205,19 @@ def describe(
             shape=tensor.shape,
             bytes=tensor.size,
         )
-        for tensor in safetensors.parse(source.read(0, size), found.size)
+        for tensor in tensors
     )
+
+
+def unsound(found: Content, source: Reading, kind: str, paths: Collection[str]) -> tuple[str, ...]:
+    """What engines won't take of a file of weights, if anything; `paths` lie beside it."""
+    try:
+        header.check(found.path, kind, _between(source), found.size, paths)
+    except (IntegrityError, InvalidRequest) as refused:
+        named = refused.message.startswith(found.path)
+        return (refused.message if named else f"{found.path}: {refused.message}",)
+    return ()
+
+
+def _between(source: Reading) -> Read:
+    return lambda begin, end: source.read(begin, end - begin)

@@ -7,6 +7,7 @@ from typing import Any
 
 from modelvault.errors import IntegrityError, InvalidRequest
 from modelvault.loader.resident import Resident
+from modelvault.loader.shards import Shards
 from modelvault.manifest import Manifest
 from modelvault.weights import gguf
 
@@ -15,6 +16,13 @@ class Formats:
     """A Model's part that knows of formats; errors as there."""
 
     manifest: Manifest
+    _shards: Shards
+
+    @property
+    def weight_files(self) -> tuple[str, ...]:
+        """The granted paths whose tensors `tensors()` and the like give when none is named: all
+        safetensors files, or where there are none all GGUF files."""
+        return self._shards.files
 
     def onnx_session(
         self,

@@ -28,7 +28,7 @@ class Shards:
     ) -> None:
         """`version` are all its paths, `granted` those that may be read, through `resident`."""
         self._version = version
-        self._files = next(filter(None, (_ending(granted, ending) for ending in ENDINGS)), ())
+        self.files = next(filter(None, (_ending(granted, ending) for ending in ENDINGS)), ())
         self._indices = tuple(path for path in granted if path.endswith(index.SUFFIX))
         self._resident = resident
         self._parsed: dict[str, tuple[TensorInfo, ...]] = {}
@@ -37,13 +37,13 @@ class Shards:
     def choose(self, paths: Sequence[str]) -> tuple[str, ...]:
         """`paths`, or, when none is named, all safetensors files; where there are none, all GGUF
         files. NotFound (`no_tensors`)."""
-        if not paths and not self._files:
+        if not paths and not self.files:
             raise NotFound(
                 "no_tensors",
                 "none of the granted files is a .safetensors or .gguf file",
                 "use read_bytes(), open() or path() for other formats",
             )
-        return tuple(dict.fromkeys(paths)) or self._files
+        return tuple(dict.fromkeys(paths)) or self.files
 
     def locate(self, paths: Sequence[str]) -> dict[str, Located]:
         """{name: (path, tensor)} of the named files, or of all of them and their indices.
