@@ -182,6 +182,25 @@ class TestFailures:
         assert not loaded(vault, model)["w"].any()
         assert weight.any()
 
+    @pytest.mark.parametrize("call", ["open_version", "commit"])
+    def test_a_vault_that_is_down_for_a_while(
+        self, vault: Session, model: str, home: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        before = objects(home)
+
+        def down(*_: object) -> None:
+            raise Unavailable("broker_unavailable", "the broker doesn't answer")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(vault._context.broker), call, down)
+            with pytest.raises(Unavailable):
+                vault.save(STATE, f"{model}:step-1")
+            saving = vault.begin_save(STATE, f"{model}:step-1", keep=1)
+            with pytest.raises(Unavailable):
+                saving.wait()
+        assert objects(home) == before
+        assert vault.begin_save(STATE, f"{model}:step-2", keep=1).wait().version == 1
+
     def test_a_revoked_identity(self, home: Path, model: str) -> None:
         with connect() as admin:
             token = admin.mint_token(sub="trainer", groups=["admins"])

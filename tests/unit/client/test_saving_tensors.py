@@ -141,3 +141,18 @@ def test_changes_are_counted_where_torch_counts() -> None:
     with torch.inference_mode():
         assert tensor_of("t", torch.zeros(3)).stamp() is None
     assert tensor_of("t", np.zeros(3)).stamp() is None
+
+
+def test_what_is_saved_is_what_is_loaded() -> None:
+    """The types that go in are those that come out, in both frameworks."""
+    from modelvault.client import saving_numpy, saving_torch
+    from modelvault.loader.engines import numpy as numpy_engine
+    from modelvault.loader.engines import torch as torch_engine
+
+    loads = {name: dtype for dtype, name in torch_engine._TORCH.items()}
+    assert {**loads, "float4_e2m1fn_x2": "F4"} == saving_torch.NAMES
+    numbers = {name.removeprefix("<"): dtype for dtype, name in numpy_engine._NUMPY.items()}
+    assert numbers.pop("?") == saving_numpy._NAMES["b1"]
+    assert {**numbers, "b1": "BOOL"} == saving_numpy._NAMES
+    further = {name: dtype for dtype, name in numpy_engine._ML_DTYPES.items()}
+    assert further == saving_numpy._ML_NAMES
