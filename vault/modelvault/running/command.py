@@ -8,13 +8,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from modelvault.errors import InvalidRequest
+from modelvault.sharing import host
 
 PLACEHOLDER = "{model}"
 MODEL_VARIABLE = "MODELVAULT_MODEL"
-RUN_VARIABLE = "MODELVAULT_RUN"
 
-# What proves to the vault who is asking is no business of the command's.
-_NOT_PASSED_ON = frozenset({"MODELVAULT_TOKEN", "MODELVAULT_PASSPHRASE"})
+# What proves to the vault who is asking is no business of the command's, and a run that this one is
+# inside of shares another model.
+_NOT_PASSED_ON = frozenset({"MODELVAULT_TOKEN", "MODELVAULT_PASSPHRASE", host.VARIABLE})
 
 
 def words(command: Sequence[str], folder: Path) -> tuple[str, ...]:
@@ -23,16 +24,19 @@ def words(command: Sequence[str], folder: Path) -> tuple[str, ...]:
 
 
 def environment(
-    env: Mapping[str, str], folder: Path, run: Path, hidden: Collection[str] = ()
+    env: Mapping[str, str], folder: Path, hidden: Collection[str] = (), run: Path | None = None
 ) -> dict[str, str]:
-    """`env` without tokens and passphrases (and the variables `hidden`), with the model's folder
-    and the run's."""
+    """`env` without tokens and passphrases (and the variables `hidden`), with the model's folder.
+
+    `run` is the folder with the socket of who shares the model, where somebody does.
+    """
     kept = {
         name: value
         for name, value in env.items()
         if name not in _NOT_PASSED_ON and name not in hidden
     }
-    return kept | {MODEL_VARIABLE: str(folder), RUN_VARIABLE: str(run)}
+    shared = {} if run is None else {host.VARIABLE: str(run)}
+    return kept | shared | {MODEL_VARIABLE: str(folder)}
 
 
 def check(command: Sequence[str], env: Mapping[str, str]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from modelvault.clock import boot_ms
 from modelvault.errors import Unavailable
-from modelvault.running import command, kernel, place, private, tree, warden
+from modelvault.running import command, kernel, place, private, streams, tree, warden
 from modelvault.running import signals as handling
 from modelvault.running.holder import Holder
 from modelvault.running.warden import Job
@@ -31,13 +31,15 @@ def run(
     name: str,
     hold: Callable[[Holder], int],
     hidden: Sequence[str] = (),
+    *,
+    shared: bool = False,
 ) -> int:
     """Run a command with a model's folder; its exit code.
 
     `{model}` in `words` becomes the folder, which is called `name`. The process forks: `hold` is
     called in the holder, and returns from here there; in the process that the user started this
     returns when all has ended. It must have one thread, and nothing secret in its memory. Variables
-    `hidden` aren't passed on.
+    `hidden` aren't passed on; `shared` where `hold` shares the model (`Holder.sharing`).
 
     Raises InvalidRequest (`command_not_found`, `command_not_executable`), Unavailable
     (`no_ram_folder`, `run_killed`), and in the holder what `hold` raises.
@@ -54,13 +56,12 @@ def run(
     folder = where.path / name
     job = Job(
         words=command.words(words, folder),
-        environment=command.environment(env, folder, where.path, hidden),
+        environment=command.environment(env, folder, hidden, where.path if shared else None),
         group=os.getpgrp(),
         before=before,
     )
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     kernel.adopt_orphans()
-    sys.stdout.flush()
     handling.take_all()
     holder = os.fork()
     if holder == 0:
@@ -100,7 +101,7 @@ class _Front:
 
     def lead(self) -> int:
         """Until the holder has ended and nothing of the tree lives."""
-        self._let_go_of_streams()
+        streams.let_go()
         while self._status is None:
             told = signal.sigwaitinfo(handling.HANDLED)
             self._listen()
@@ -119,12 +120,6 @@ class _Front:
                 "see who kills it: the system's log tells of a lack of memory",
             )
         return os.waitstatus_to_exitcode(self._status)
-
-    def _let_go_of_streams(self) -> None:
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1):
-            os.dup2(nothing, stream)
-        os.close(nothing)
 
     def _listen(self) -> None:
         """The warden says once who the command is, and who itself."""

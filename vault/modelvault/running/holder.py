@@ -11,7 +11,6 @@ import errno
 import os
 import selectors
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -19,11 +18,12 @@ from typing import Literal
 from modelvault.errors import AccessDenied, ModelVaultError, Unavailable
 from modelvault.loader.model import Model
 from modelvault.loader.ramdir import RamFolder
-from modelvault.running import command, kernel, private
+from modelvault.running import command, kernel, private, streams
 from modelvault.running import signals as handling
 from modelvault.running.place import Place, nowhere
 from modelvault.running.private import PrivateFolder
 from modelvault.running.warden import Job, Warden
+from modelvault.sharing.host import SOCKET, Host
 
 # Between SIGTERM and SIGKILL, where the policy gives no `terminate_on_revoke`.
 DEFAULT_GRACE_S = 10
@@ -66,6 +66,15 @@ class Holder:
             with contextlib.suppress(OSError):  # a root's command may have unmounted it
                 folder.close()
 
+    @contextmanager
+    def sharing(self, model: Model) -> Iterator[None]:
+        """Let the command's processes `modelvault.attach()` to the model meanwhile.
+
+        Raises what `Host.start` does.
+        """
+        with Host(model, self._place.path / SOCKET):
+            yield
+
     def run(self, model: Model, folder: RunFolder) -> int:
         """Run the command, whose folder is filled, until it and all that it started have ended.
 
@@ -79,6 +88,8 @@ class Holder:
         if how == "revoked":
             folder.hide()
             self._warden.end(self._grace(model))
+        elif how == "alone":
+            self._warden.stop()
         code = self._code(self._warden.wait())
         if how == "revoked":
             raise self._revoked(model)
@@ -113,12 +124,7 @@ class Holder:
         error = self._warden.start()
         if error:
             raise _not_started(error, self._job.words[0])
-        # The command's alone: who waits for the end of its output, or writes to it, waits for it.
-        sys.stdout.flush()
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1):
-            os.dup2(nothing, stream)
-        os.close(nothing)
+        streams.let_go()
 
     def _watch(self) -> _End:
         ends: dict[object, _End] = {

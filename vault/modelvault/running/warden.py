@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from modelvault.running import kernel, private, tree
+from modelvault.running import kernel, private, streams, tree
 from modelvault.running import signals as handling
 from modelvault.running.place import Place
 from modelvault.running.signals import Inherited
@@ -111,13 +111,19 @@ class _Life:
         self._grace_s = LEFT_GRACE_S
         self._command: subprocess.Popen[bytes] | None = None
         self._status: int | None = None
+        self._woken, self._wake = socket.socketpair()  # a byte for each child that ends
 
     def lead(self, place: Place) -> int:
         """Do as told until nothing is left to do; the exit code of the command."""
         os.setpgid(0, 0)  # away from the terminal's signals
         handling.ignore_all()
         kernel.adopt_orphans()
-        if self._obey() != "gone":
+        for end in (self._woken, self._wake):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        how = self._obey()
+        if how != "gone":
             tree.end(os.getpid(), self._grace_s, self._reap)
         else:
             tree.kill(os.getpid(), self._reap)
@@ -128,14 +134,9 @@ class _Life:
 
     def _obey(self) -> Literal["ended", "told", "gone"]:
         """Until the command has ended, shall be ended, or the holder is gone."""
-        woken, wake = socket.socketpair()
-        for end in (woken, wake):
-            end.setblocking(False)
-        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
         with selectors.DefaultSelector() as ready:
             ready.register(self._holder, selectors.EVENT_READ)
-            ready.register(woken, selectors.EVENT_READ)
+            ready.register(self._woken, selectors.EVENT_READ)
             while self._status is None:
                 sources = {key.fileobj for key, _ in ready.select()}
                 if self._holder in sources:
@@ -146,9 +147,9 @@ class _Life:
                         self._grace_s = int(message.removeprefix(_END))
                         return "told"
                     self._start()
-                if woken in sources:
+                if self._woken in sources:
                     with contextlib.suppress(BlockingIOError):
-                        woken.recv(4096)
+                        self._woken.recv(4096)
                 self._reap()
         return "ended"
 
@@ -170,6 +171,7 @@ class _Life:
             with contextlib.suppress(OSError):
                 socket.send_fds(self._front, [str(os.getpid()).encode()], [descriptor])
             os.close(descriptor)
+        streams.let_go()
         with contextlib.suppress(OSError):
             self._holder.send(str(error).encode())
 

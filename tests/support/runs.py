@@ -1,0 +1,125 @@
+"""`modelvault run` from outside: started, looked at, killed.
+
+Three kinds of folders: a private mount as root has it, one as an ordinary user has it, and links
+where a machine allows none. The command is started as such a user, or without what a mount needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelvault.running import place, tree
+
+KINDS = ("private", "user", "links")
+PATIENCE_S = 60
+BIN = Path(sys.executable).parent
+
+# Root of a user namespace that may neither mount nor make further ones.
+_NO_MOUNTS = (
+    "unshare", "--map-root-user", "sh", "-c",
+    "echo 0 >/proc/sys/user/max_user_namespaces && "
+    'exec setpriv --bounding-set=-sys_admin --inh-caps=-all "$@"', "sh",
+)  # fmt: skip
+# Whose files are what they are, but who may do no more with them than any user.
+_USER = ("unshare", "--map-user=1234", "--map-group=1234")
+
+
+def words(reference: str, *command: str, kind: str = "private", options: Sequence[str] = ()):
+    """The words that run `command` on the machine as it is, or on another `kind`."""
+    prefix = {"private": (), "user": _USER, "links": _NO_MOUNTS}[kind]
+    if prefix:
+        need_user_namespaces()
+    own = (str(BIN / "modelvault"), "run", reference, "-p", "inference", *options)
+    return (*prefix, *own, "--", *command)
+
+
+def need_user_namespaces() -> None:
+    """Skip where a test can't prepare a machine without private mounts."""
+    if subprocess.run([*_NO_MOUNTS, "true"], check=False, capture_output=True).returncode:
+        _lacks("user namespaces, and unshare and setpriv")
+
+
+def need_private_mounts() -> None:
+    """Skip where there are none."""
+    probe = "from modelvault.running import private; private.enter()"
+    ended = subprocess.run([sys.executable, "-c", probe], check=False, capture_output=True)
+    if ended.returncode:
+        _lacks("private mounts")
+
+
+def _lacks(what: str) -> None:
+    message = f"this machine doesn't allow {what}"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def run(reference: str, *command: str, kind: str = "private", options=(), **settings: Any):
+    """To its end. `settings` as subprocess has them."""
+    settings = {"capture_output": True, "text": True, "timeout": PATIENCE_S, **settings}
+    line = words(reference, *command, kind=kind, options=options)
+    return subprocess.run(line, check=False, **settings)
+
+
+@contextlib.contextmanager
+def started(
+    reference: str, *command: str, kind: str = "private", options=(), **settings: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """Running; killed at the end, should it still run. stdout is a pipe."""
+    settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **settings}
+    line = words(reference, *command, kind=kind, options=options)
+    process = subprocess.Popen(line, **settings)
+    try:
+        yield process
+    finally:
+        for one in family(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one.pid, signal.SIGKILL)
+        process.kill()
+        process.wait(PATIENCE_S)
+        for pipe in (process.stdout, process.stderr, process.stdin):
+            if pipe is not None:
+                pipe.close()
+
+
+def family(pid: int) -> list[tree.Process]:
+    """What lives below a process."""
+    return tree.descendants(pid)
+
+
+def lives(process: tree.Process) -> bool:
+    """Whether it is there, and not only waited for."""
+    now = tree._read(process.pid)
+    return now is not None and now.started == process.started and not now.ended
+
+
+def program(process: tree.Process) -> str:
+    """The first words of its command line."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return ""
+
+
+def places() -> set[Path]:
+    """The folders of runs, living or left."""
+    roots = {Path(tempfile.gettempdir()), Path("/dev/shm"), Path("/tmp")}
+    return {path for root in roots for path in root.glob(place.PREFIX + "*")}
+
+
+def eventually(is_so: Callable[[], object], what: str = "it never came") -> None:
+    """Wait until it is so."""
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
