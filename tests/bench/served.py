@@ -147,8 +147,45 @@ def s3_cases(folder: Path) -> None:
         )
         client.close()
         admin.close()
+        cache_case(made, folder, f"{name}:prod")
         race_case(made, folder, f"{name}:prod")
         memory_case(made, folder)
+
+
+def cache_case(made: Stack, folder: Path, reference: str) -> None:
+    """What filling a cache adds to a load, and what a full one saves."""
+    token = made.token("job", "inference")
+    filled, full = folder / "filled", folder / "full"
+
+    def empty() -> None:
+        for path in filled.glob("*"):
+            path.unlink()
+
+    with (
+        made.connect(token) as without,
+        made.connect(token, MODELVAULT_CACHE=str(filled)) as first,
+        made.connect(token, MODELVAULT_CACHE=str(full)) as second,
+    ):
+        seconds = interleaved(
+            {
+                "without": lambda: ours(without, reference),
+                "first": lambda: ours(first, reference),
+                "second": lambda: ours(second, reference),
+            },
+            LOADS,
+            prepare=lambda: back_memory(2 * SIZE),
+            tidy=empty,
+        )
+    for case, key, goal in (("fills it", "first", 1.05), ("finds all in it", "second", 1.0)):
+        report(
+            f"load through a cache that {case}",
+            f"{SIZE // MIB} MiB, 16 tensors, from S3",
+            ours=seconds[key],
+            other=seconds["without"],
+            other_name="the same without a cache",
+            unit="s",
+            goal=goal,
+        )
 
 
 def race_case(made: Stack, folder: Path, reference: str) -> None:

@@ -398,8 +398,8 @@ def test_intervals_that_are_none(scene: Scene, every_s: float) -> None:
     assert caught.value.code == "bad_interval"
 
 
-def test_no_answer_is_no_change(scene: Scene) -> None:
-    """Nor an error that anybody is told of; only the log says it."""
+def test_no_answer_is_no_change(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor an error that anybody is told of; only the log says it, once."""
     tries = []
 
     def down(*_: object) -> None:
@@ -415,6 +415,7 @@ def test_no_answer_is_no_change(scene: Scene) -> None:
         scene.broker.show = real  # type: ignore[method-assign]
         until(lambda: live.name == "m@2")
     assert scene.errors == []
+    assert caplog.text.count("can't look") == 1
 
 
 def test_an_older_record_is_refused(scene: Scene) -> None:

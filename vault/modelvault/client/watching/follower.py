@@ -141,7 +141,9 @@ class Follower(Generic[Prepared]):
 
     def _look(self) -> int | None:
         try:
-            return self._watched.look()
+            wanted = self._watched.look()
+            self._telling.answered()
+            return wanted
         except Unavailable as error:  # no answer is no change
             self._telling.outage(error)
         except ModelVaultError as error:

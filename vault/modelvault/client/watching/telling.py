@@ -23,6 +23,7 @@ class Telling:
         self._on_change = on_change
         self._on_error = on_error
         self._last: tuple[str, str] | None = None
+        self._outage = False
 
     def change(self, old: str, new: str) -> None:
         """Another version serves."""
@@ -43,8 +44,14 @@ class Telling:
             self._call(partial(self._on_error, error))
 
     def outage(self, error: ModelVaultError) -> None:
-        """No answer is no change: the log says it, and nobody is called."""
-        _LOG.warning("%s: can't look where it points: %s", self._name, error.message)
+        """No answer is no change: the log says it once, and nobody is called."""
+        if not self._outage:
+            self._outage = True
+            _LOG.warning("%s: can't look where it points: %s", self._name, error.message)
+
+    def answered(self) -> None:
+        """The broker can be reached."""
+        self._outage = False
 
     def well(self) -> None:
         """What serves is what is meant."""
