@@ -89,7 +89,8 @@ UNSOUND = {
     "shard": (
         {"m.safetensors.index.json": INDEX, "m-1.safetensors": WEIGHTS}, "'m-2.safetensors'"
     ),
-    "index": ({"m.safetensors.index.json": b"{}"}, "not a sound safetensors index"),
+    "index of pickles": ({"m.bin.index.json": b'{"weight_map":{"a":"../x"}}'}, "outside"),
+    "index": ({"m.safetensors.index.json": b"{}"}, "not a sound index of shards"),
     "onnx": ({"m.onnx": model_of(graph_of(external("w.data")))}, "'w.data', which isn't there"),
     "onnx that climbs": ({"m.onnx": model_of(graph_of(external("../w")))}, "outside"),
 }  # fmt: skip

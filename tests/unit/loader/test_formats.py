@@ -194,17 +194,37 @@ def test_one_field_of_a_graph_that_a_reader_would_merge() -> None:
         model.read_bytes("m.onnx")
 
 
+MISLEADING = {
+    "m.safetensors.index.json": b'{"a":"../m.safetensors"}',
+    "x/m.safetensors.index.json": b'{"a":"m.safetensors","a":"n.safetensors"}',
+    "m.safetensors.index.fp16.json": b'{"a":"../m.fp16.safetensors"}',
+    "pytorch_model.bin.index.json": b'{"a":"/etc/passwd"}',
+    "m.INDEX.json": b'{"a":1}',
+    "n.index.json": b'{"a":"x",}',
+}
+
+
 @pytest.mark.parametrize("way", ["read_bytes", "open", "path"])
-@pytest.mark.parametrize(
-    "weights", [b'{"a":"../m.safetensors"}', b'{"a":"m.safetensors","a":"n.safetensors"}']
-)
-def test_an_index_that_engines_would_be_misled_by_is_handed_to_none(
-    weights: bytes, way: str
-) -> None:
-    path = "m.safetensors.index.json"
+@pytest.mark.parametrize("path", MISLEADING)
+def test_an_index_that_engines_would_be_misled_by_is_handed_to_none(path: str, way: str) -> None:
     with (
-        Version({path: b'{"weight_map":' + weights + b"}"}).model() as model,
+        Version({path: b'{"weight_map":' + MISLEADING[path] + b"}"}).model() as model,
         pytest.raises(IntegrityError) as caught,
     ):
         getattr(model, way)(path)
     assert caught.value.code == "bad_index"
+
+
+@pytest.mark.parametrize(
+    ("path", "data"),
+    [
+        ("pytorch_model.bin.index.json", b'{"weight_map":{"a":"pytorch_model-1.bin"}}'),
+        ("faiss.index.json", b'{"weight_map":[], "dim": 3.5}'),
+        ("faiss.index.json", b"[]"),
+        ("index.json", b"no JSON at all"),
+        ("config.json", b'{"weight_map":{"a":"../x"}}'),
+    ],
+)
+def test_other_documents_are(path: str, data: bytes) -> None:
+    with Version({path: data}).model() as model:
+        assert model.read_bytes(path) == data

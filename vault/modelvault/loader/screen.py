@@ -34,8 +34,8 @@ class Screen:
         self._check_pickle(resident)
         if resident.path.lower().endswith(onnx.SUFFIX):
             onnx.externals(resident.copy, resident.size, resident.path)
-        if resident.path.endswith(index.SUFFIX):
-            index.parse(resident.copy(0, resident.size), resident.path)
+        if index.is_index(resident.path):
+            index.check_names(resident.copy(0, resident.size), resident.path)
         self._cleared.add(resident.path)
 
     def _check_pickle(self, resident: Resident) -> None:

@@ -39,6 +39,8 @@ def check(path: str, kind: str, read: Read, size: int, paths: Collection[str]) -
             tensors(promised, read, size)
     if name.endswith(index.SUFFIX):
         index.check(path, index.parse(read(0, size), path), paths)
+    elif index.is_index(path):
+        index.check_names(read(0, size), path)
     index.check_splits([path], paths)
     if name.endswith(onnx.SUFFIX):
         for each in onnx.externals(read, size, path):

@@ -12,6 +12,7 @@ from modelvault.errors import IntegrityError, InvalidRequest
 from modelvault.weights.safetensors import TensorInfo
 
 SUFFIX = ".safetensors.index.json"
+_ANY = re.compile(r".+\.index(\.[^/.]+)?\.json", re.IGNORECASE)  # of pickles, of variants, ...
 MAX_BYTES = 100_000_000
 _SPLIT = re.compile(r"(.+-)(\d{5})-of-(\d{5})(\.gguf)")  # as llama.cpp names them
 
@@ -24,15 +25,29 @@ def parse(data: bytes, path: str) -> dict[str, str]:
     Shards are named relative to the index's folder and may not leave it.
     Raises IntegrityError (`bad_index`) for anything that isn't such an index.
     """
-    try:
-        document = canonical.loads_foreign(data, MAX_BYTES)
-    except InvalidRequest as refused:
-        raise _lie(path, refused.message) from None
-    weights = document.get("weight_map") if isinstance(document, dict) else None
+    weights = _weight_map(data, path)
     if not isinstance(weights, dict) or not weights:
         raise _lie(path, "it has no weight_map")
     folder = posixpath.dirname(path)
     return {name: posixpath.join(folder, _shard(path, shard)) for name, shard in weights.items()}
+
+
+def is_index(path: str) -> bool:
+    """Whether engines may take the file at `path` for an index of shards of any kind."""
+    return _ANY.fullmatch(path) is not None
+
+
+def check_names(data: bytes, path: str) -> None:
+    """That the index at `path`, of whatever kind of shards, names none outside of its folder.
+
+    Raises IntegrityError (`bad_index`).
+    """
+    if path.endswith(SUFFIX):
+        parse(data, path)
+        return
+    weights = _weight_map(data, path)
+    for shard in weights.values() if isinstance(weights, dict) else ():
+        _plain_path(path, shard)
 
 
 def check(path: str, weights: Mapping[str, str], files: Collection[str]) -> None:
@@ -101,9 +116,23 @@ def _check_held(path: str, wanted: Collection[str], files: Collection[str]) -> N
         )
 
 
+def _weight_map(data: bytes, path: str) -> object:
+    try:
+        document = canonical.loads_foreign(data, MAX_BYTES)
+    except InvalidRequest as refused:
+        raise _lie(path, refused.message) from None
+    return document.get("weight_map") if isinstance(document, dict) else None
+
+
 def _shard(path: str, shard: object) -> str:
     if not isinstance(shard, str) or not shard.endswith(".safetensors"):
         raise _lie(path, "weight_map holds something that isn't a .safetensors name")
+    return _plain_path(path, shard)
+
+
+def _plain_path(path: str, shard: object) -> str:
+    if not isinstance(shard, str):
+        raise _lie(path, "weight_map holds something that isn't a name")
     if shard.startswith("/") or "\\" in shard or posixpath.normpath(shard) != shard:
         raise _lie(path, f"a shard's name isn't a plain relative path: {shard[:80]!r}")
     if shard.split("/", 1)[0] == "..":
@@ -114,6 +143,6 @@ def _shard(path: str, shard: object) -> str:
 def _lie(path: str, what: str) -> IntegrityError:
     return IntegrityError(
         "bad_index",
-        f"{path}: not a sound safetensors index: {what}",
+        f"{path}: not a sound index of shards: {what}",
         "write the index anew and push the folder as a new version",
     )
