@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint through a vault: real processes, other numbers of them, no pickle."""
+"""torch.distributed.checkpoint through a vault: real processes, and no pickle."""
 
 from __future__ import annotations
 
