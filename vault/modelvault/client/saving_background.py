@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -25,6 +26,7 @@ class Saving(Generic[Result_co]):
         self._result: Result_co | None = None
         self._error: BaseException | None = None
         self._seen = False
+        self._owner = os.getpid()
         self._ended = threading.Event()
         # Not a daemon: a script that ends without waiting still finishes its last checkpoint.
         thread = threading.Thread(target=self._run, name="modelvault-save")
@@ -53,6 +55,12 @@ class Saving(Generic[Result_co]):
         Raises what the save failed with, and Unavailable (`still_saving`) after `timeout_s`
         seconds: it goes on then, and can be waited for again.
         """
+        if self.foreign:
+            raise Conflict(
+                "other_process",
+                f"the save of {self.reference} runs in the process that this one was forked from",
+                "wait for it there",
+            )
         if not self._ended.wait(timeout_s):
             raise Unavailable(
                 "still_saving",
@@ -64,6 +72,11 @@ class Saving(Generic[Result_co]):
             raise self._error
         assert self._result is not None  # noqa: S101  it ended, and not by an error
         return self._result
+
+    @property
+    def foreign(self) -> bool:
+        """Whether this is a fork of the process that it runs in: here it never ends."""
+        return os.getpid() != self._owner and not self.done
 
     @property
     def unseen_error(self) -> BaseException | None:
@@ -117,7 +130,7 @@ class Savings:
         its notes. From then on none can begin. Idempotent: each error is raised once."""
         with self._lock:
             self._closed = True
-            if self._running is not None:
+            if self._running is not None and not self._running.foreign:
                 self._running._ended.wait()
             self._remember()
             failed, self._failed = self._failed, []

@@ -40,7 +40,7 @@ def tensor(name: str, value: Any) -> Tensor:  # noqa: ANN401
     if array.is_contiguous() and not array.is_conj() and not array.is_neg():
         array = array.reshape(-1)
     if array.device.type != "cpu":
-        torch.accelerator.current_stream(array.device).synchronize()
+        _settle(array.device)
     size = array.numel() * array.element_size()
     return Tensor(Row(name, dtype, shape, size), array, _Torch(), known, array.element_size())
 
@@ -60,7 +60,16 @@ class _Torch:
         target.copy_(array)
 
 
+def _settle(device: torch.device) -> None:
+    """Wait for what was queued on a device: it is read by threads that don't know its streams."""
+    used = torch.accelerator.current_accelerator()
+    if used is not None and used.type == device.type:
+        torch.accelerator.synchronize(device)
+
+
 def _check(name: str, value: Any) -> None:  # noqa: ANN401
+    if isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+        raise unsupported_tensor(name, "has no shape yet", "run the model once, then save it")
     if hasattr(value, "to_local") and hasattr(value, "placements"):
         raise unsupported_tensor(
             name,

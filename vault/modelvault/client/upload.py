@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -28,6 +28,7 @@ from modelvault.ports.objects import ObjectWriter, Track, UploadStore
 from modelvault.upload import DraftFile, Upload
 from modelvault.weights import header
 from modelvault.weights.cursor import Read
+from modelvault.weights.safetensors import TensorInfo
 
 # A small file's time goes into making two objects durable, so several are under way at once; a
 # large one is encrypted by many threads inside the store, so one at a time keeps memory bounded.
@@ -205,8 +206,16 @@ def describe(
             shape=tensor.shape,
             bytes=tensor.size,
         )
-        for tensor in tensors
+        for tensor in _stored(tensors)
     )
+
+
+def _stored(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
+    """Without further names of a tensor: they take no memory of their own."""
+    stored: dict[object, TensorInfo] = {}
+    for tensor in tensors:
+        stored.setdefault((tensor.begin, tensor.end) if tensor.size else tensor.name, tensor)
+    return list(stored.values())
 
 
 def unsound(found: Content, source: Reading, kind: str, paths: Collection[str]) -> tuple[str, ...]:
