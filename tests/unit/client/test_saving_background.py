@@ -76,6 +76,19 @@ def test_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused.value.code == "no_thread"
 
 
+def test_a_fork_doesnt_wait_for_what_it_never_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    savings, release = Savings(), threading.Event()
+    saving = savings.begin(lambda: Saving("run", lambda: str(release.wait(10))))
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getpid", lambda: 1)
+        with pytest.raises(Conflict) as refused:
+            saving.wait()
+        assert refused.value.code == "other_process"
+        savings.finish()
+    release.set()
+    assert saving.wait() == "True"
+
+
 class TestSavings:
     def test_one_at_a_time(self) -> None:
         savings, release = Savings(), threading.Event()

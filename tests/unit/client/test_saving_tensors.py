@@ -115,6 +115,7 @@ def test_packed_halves_of_bytes_count_as_elements() -> None:
         (np.zeros(2, "M8[s]"), "unsupported_dtype"),
         (torch.eye(2).to_sparse(), "unsupported_tensor"),
         (torch.empty(2, device="meta"), "unsupported_tensor"),
+        (torch.nn.LazyLinear(2).weight, "unsupported_tensor"),
     ],
 )
 def test_what_cant_be_saved(value: object, code: str) -> None:

@@ -68,7 +68,7 @@ def _settle(device: torch.device) -> None:
 
 
 def _check(name: str, value: Any) -> None:  # noqa: ANN401
-    if isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+    if torch.nn.parameter.is_lazy(value):
         raise unsupported_tensor(name, "has no shape yet", "run the model once, then save it")
     if hasattr(value, "to_local") and hasattr(value, "placements"):
         raise unsupported_tensor(
