@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,19 @@ def make(socket_path: str | Path | None) -> tuple[str, str | None]:
                 return path, folder
             Path(folder).rmdir()
     raise refused(tempfile.gettempdir(), "no socket can be made there")
+
+
+def listen(path: str, backlog: int) -> socket.socket:
+    """A socket at a path that doesn't exist yet. InvalidRequest (`bad_socket_path`)."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        listener.bind(path)
+        Path(path).chmod(0o600)
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        raise refused(path, error.strerror or "it can't be used") from None
+    return listener
 
 
 def remove(address: str, folder: str | None, owner: int) -> None:

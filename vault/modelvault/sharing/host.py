@@ -72,7 +72,7 @@ class Host:
         self._shelf = Shelf(model, clock, round(linger_s * 1000))
         self._page = WrittenPage()
         self._description = sealed(Description.of(model.manifest, model.files, model.obligations))
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener: socket.socket | None = None
         self._connections: set[Served] = set()
         self._lock = threading.Lock()
         self._over: ModelVaultError | None = None
@@ -98,14 +98,7 @@ class Host:
         """
         self._check()
         self._look()
-        try:
-            self._listener.bind(self.socket_path)
-            Path(self.socket_path).chmod(0o600)
-            self._listener.listen(MAX_CONNECTIONS)
-        except OSError as error:
-            raise addresses.refused(
-                self.socket_path, error.strerror or "it can't be used"
-            ) from None
+        self._listener = addresses.listen(self.socket_path, MAX_CONNECTIONS)
         self._listener.settimeout(_TICK_S)
         _hosts.add(self)
         try:
@@ -125,13 +118,16 @@ class Host:
             Conflict("closed", "the process that holds this model has closed it", "start it again")
         )
         self._stopping.set()
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
         for served in self._serving():
             served.join(_JOIN_S)
         if self._thread.is_alive():
             self._thread.join(_JOIN_S)
-        self._listener.close()
+        if listener is not None:
+            listener.close()
         self._remove()
         self._wipe(at_once=True)
         self._shelf.clear()
@@ -148,11 +144,12 @@ class Host:
         self.stop()
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        listener = self._listener
+        while listener is not None and not self._stopping.is_set():
             self._look()
             self._shelf.tidy()
             try:
-                connection, _ = self._listener.accept()
+                connection, _ = listener.accept()
             except TimeoutError:
                 continue
             except OSError:  # it was stopped, or there are no descriptors left: not for ever
@@ -246,7 +243,8 @@ class Host:
     def _forget(self) -> None:
         """In a forked child: nothing here is its own, and it must not keep a line open."""
         self._stopping.set()
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
         for served in self._connections:
             served.forget()
 

@@ -21,6 +21,7 @@ from modelvault.sharing.mapping import PAGE, PRIVATE, READ, SHARED, WRITE, Pages
 from modelvault.sharing.readers import mapped_by
 
 _BLOCK = 1 << 20
+_OURS = 2  # mappings that the holder has of its own: one to read, one to write
 _SEAL_FUTURE_WRITE = 0x10  # Linux 5.1; Python has a name for it from 3.13 on
 
 
@@ -194,7 +195,7 @@ class _Writing:
 
     def _used_elsewhere(self) -> bool:
         status = os.fstat(self._descriptor)
-        return bool(mapped_by(status.st_dev, status.st_ino))
+        return bool(mapped_by(status.st_dev, status.st_ino, _OURS))
 
     def _runs(self) -> Iterator[tuple[int, int]]:
         start = self._touched.find(1)

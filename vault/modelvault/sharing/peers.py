@@ -42,19 +42,24 @@ def check(peer: Peer, holder: Peer, parent_of: Callable[[int], int]) -> None:
             f"process {peer.pid} runs as user {peer.uid}, and the model's holder as {holder.uid}",
             "start it as the same user",
         )
-    process = peer.pid
+    if not descends(peer.pid, holder.pid, parent_of):
+        raise AccessDenied(
+            "foreign_process",
+            f"process {peer.pid} wasn't started by process {holder.pid}, which holds the model",
+            "start it under the holder; a process that was detached from it (a daemon) has to load "
+            "the model by itself",
+        )
+
+
+def descends(pid: int, ancestor: int, parent_of: Callable[[int], int]) -> bool:
+    """Whether a process is another one, or was started by it or by one of its descendants."""
     for _ in range(_MAX_DEPTH):
-        if process == holder.pid:
-            return
-        if process <= 1:
-            break
-        process = parent_of(process)
-    raise AccessDenied(
-        "foreign_process",
-        f"process {peer.pid} wasn't started by process {holder.pid}, which holds the model",
-        "start it under the holder; a process that was detached from it (a daemon) has to load "
-        "the model by itself",
-    )
+        if pid == ancestor:
+            return True
+        if pid <= 1:
+            return False
+        pid = parent_of(pid)
+    return False
 
 
 def identify(connection: socket.socket, holder: Peer) -> Peer:

@@ -5,25 +5,31 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from modelvault.sharing import peers
+
 _PROC = Path("/proc")
 
 
-def mapped_by(device: int, inode: int, *, proc: Path = _PROC) -> frozenset[int]:
-    """The other processes of this user that have the file mapped, or may have: those too whose
-    maps can't be read. Nobody else can have been given it.
+def mapped_by(device: int, inode: int, ours: int, *, proc: Path = _PROC) -> frozenset[int]:
+    """The user's processes that have the file mapped, this one only if it has so more than `ours`
+    times; and its descendants whose maps can't be read, since they may have. Nobody else was given
+    it.
     """
     place = f" {os.major(device):02x}:{os.minor(device):02x} {inode} "
     found = set()
     for folder in proc.iterdir():
-        if not folder.name.isdecimal() or int(folder.name) == os.getpid():
+        if not folder.name.isdecimal():
             continue
+        pid = int(folder.name)
+        few = ours if pid == os.getpid() else 0
         try:
-            if _users(folder) & {os.getuid(), os.geteuid()} and place in _maps(folder):
-                found.add(int(folder.name))
+            if _users(folder) & {os.getuid(), os.geteuid()} and _maps(folder).count(place) > few:
+                found.add(pid)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended meanwhile
         except PermissionError:
-            found.add(int(folder.name))
+            if peers.descends(pid, os.getpid(), peers.parent_of):
+                found.add(pid)
     return frozenset(found)
 
 
