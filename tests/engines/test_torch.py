@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import modelvault
 from modelvault.access import Obligations
 from modelvault.errors import AccessDenied, Conflict, InvalidRequest
 from support.engines import need
@@ -283,6 +284,44 @@ def test_what_doesnt_fit_is_told_before_anything_changes(torch: Any, tied_model:
         with pytest.raises(InvalidRequest) as caught:
             model.load_into({"not": "a module"})
         assert caught.value.code == "not_a_module"
+
+
+# workers
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_data_loader_that_forks_gets_an_error_and_never_zeros(
+    torch: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What doesn't touch the model's tensors works; who reads one is told of in the parent."""
+    table = {"table": torch.arange(10.0)}
+    with Version({MODEL: need("safetensors.torch").save(table)}).model() as model:
+        weights = model.state_dict()["table"]
+
+        class Rows(torch.utils.data.Dataset):  # type: ignore[misc]
+            def __init__(self, held: Any) -> None:
+                self.held = held
+
+            def __len__(self) -> int:
+                return 4
+
+            def __getitem__(self, at: int) -> Any:
+                return self.held[at].clone()
+
+        def batches(held: Any) -> list[float]:
+            loader = torch.utils.data.DataLoader(
+                Rows(held), num_workers=1, multiprocessing_context="fork"
+            )
+            return [float(batch[0]) for batch in loader]
+
+        own = weights.clone()
+        assert batches(own) == [0, 1, 2, 3]
+        with pytest.raises(RuntimeError, match="DataLoader worker"):
+            batches(weights)
+        assert "egmentation fault" in capfd.readouterr().err
+        with modelvault.inherited():
+            assert batches(weights) == [0, 1, 2, 3]
+        del weights
 
 
 # pickles

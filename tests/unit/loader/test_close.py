@@ -288,6 +288,73 @@ def test_drop_during_a_decryption_waits_a_stride_only(monkeypatch: pytest.Monkey
     model.close()
 
 
+def test_a_load_that_is_cancelled_by_a_close_ends_at_its_next_stride(
+    monkeypatch: pytest.MonkeyPatch, wipes: Wipes
+) -> None:
+    monkeypatch.setattr("modelvault.loader.resident.STRIDE", 50_000)
+    version = Version(FILES)
+    model = version.model()
+    started, go = threading.Event(), threading.Event()
+    reader = version.readers["a.safetensors"]
+    model.tensor_infos()
+    looked = len(reader.reads)
+
+    def before() -> None:
+        started.set()
+        assert go.wait(10)
+
+    reader.before = before
+    errors = []
+
+    def load() -> None:
+        try:
+            model.tensors()
+        except Conflict as error:
+            errors.append(error.code)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    assert started.wait(10)
+    closing = threading.Thread(target=model.close)
+    closing.start()
+    while not model._gate._shut:
+        pass
+    go.set()
+    closing.join(10)
+    loading.join(10)
+    assert errors == ["closed"]
+    assert len(reader.reads) <= looked + 1
+    assert model.closed
+    assert [after for _, after in wipes] == [False] * len(wipes)
+    assert len(wipes) >= 1
+
+
+def test_two_models_of_one_version_have_nothing_in_common() -> None:
+    """Two loads at once: each has its own memory, and closing one leaves the other."""
+    version = Version(FILES)
+    models = [version.model(), version.model()]
+    found: dict[int, dict[str, np.ndarray]] = {}
+
+    def load(at: int) -> None:
+        found[at] = models[at].tensors()
+
+    threads = [threading.Thread(target=load, args=(at,)) for at in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    for name in ("a", "b"):
+        np.testing.assert_array_equal(found[0][name], found[1][name])
+        assert not np.shares_memory(found[0][name], found[1][name])
+    del found[0]
+    version.readers["a.safetensors"].wiped = False
+    models[0].close()
+    assert found[1]["a"][7] == 7
+    del found[1]
+    models[1].close()
+    assert version.closed == 2
+
+
 def test_views_keep_a_forgotten_model_and_its_lease() -> None:
     version = Version(FILES)
     model = version.model()

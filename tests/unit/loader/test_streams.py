@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from safetensors.numpy import save
 
 from modelvault.errors import AccessDenied, Conflict, IntegrityError, InvalidRequest, NotFound
 from modelvault.loader.ahead import Ahead
+from modelvault.loader.engines import staging
 from modelvault.loader.engines.staging import StagedTensors, empty_on
 from modelvault.loader.model import Model
 from modelvault.loader.spans import spans
@@ -34,7 +37,7 @@ FILES = {
 }
 
 
-def staged(model: Model, window: int = 2 * MIB, **more: Any) -> StagedTensors:
+def fed(model: Model, window: int = 2 * MIB, **more: Any) -> StagedTensors:
     """What a device other than the CPU would be fed by, feeding the CPU."""
     cpu = torch.device("cpu")
     located = model._shards.locate(())
@@ -54,7 +57,7 @@ def drain(tensors: Any) -> None:
     deque(tensors, maxlen=0)
 
 
-both = pytest.mark.parametrize("stream", [windowed, staged])
+both = pytest.mark.parametrize("stream", [windowed, fed])
 
 
 @both
@@ -191,10 +194,9 @@ def test_a_close_amid_a_read_ends_it(stream: Any) -> None:
 
     def consume() -> None:
         try:
-            for _ in tensors:
-                pass
-        except (Conflict, StopIteration) as ended:
-            errors.append(getattr(ended, "code", ""))
+            drain(tensors)
+        except Conflict as ended:
+            errors.append(ended.code)
 
     consumer = threading.Thread(target=consume)
     consumer.start()
@@ -209,6 +211,32 @@ def test_a_close_amid_a_read_ends_it(stream: Any) -> None:
     assert errors == ["closed"]
     assert model.closed
     assert not any(model._lent.alive())
+
+
+@both
+def test_half_of_a_model_never_passes_for_the_whole(stream: Any) -> None:
+    """A stream that an error, a close or a close in vain has ended doesn't just stop."""
+    version = Version(FILES)
+    model = version.model()
+    view = model.read_bytes("a.safetensors")
+    tensors, other, through = stream(model), stream(model), stream(model)
+    next(tensors)
+    with other:
+        next(other)
+    drain(through)
+    with pytest.raises(Conflict, match="views of"):
+        model.close()
+    for ended in (tensors, other):
+        with pytest.raises(Conflict, match="before it was through"):
+            next(ended)
+    assert next(through, "nothing") == "nothing"
+    version.readers["b.safetensors"].error = BROKEN
+    broken = stream(model)
+    for error in (IntegrityError, Conflict):
+        with pytest.raises(error):
+            drain(broken)
+    del view
+    model.close()
 
 
 def test_a_tensor_that_is_in_use_keeps_the_model_open() -> None:
@@ -337,3 +365,77 @@ def test_the_first_spans_are_short() -> None:
     found = spans(infos, 100, 20)
     assert [span.size for span in found] == [20, 40, 80, 100, 100, 60]
     assert [span.size for span in spans(infos, 100)] == [100] * 4
+
+
+class Cuda:
+    """As much of torch.cuda as the buffers touch; `told` is what was asked of it, in order."""
+
+    class cudaError:  # noqa: N801 - torch's own name
+        success = 0
+
+    def __init__(self, answer: int) -> None:
+        self.told: list[Any] = []
+        self._answer = answer
+
+    def cudart(self) -> Cuda:
+        return self
+
+    def cudaHostRegister(self, place: int, size: int, flags: int) -> int:  # noqa: N802
+        self.told.append(("register", place, size))
+        return self._answer
+
+    def cudaHostUnregister(self, place: int) -> None:  # noqa: N802
+        self.told.append(("unregister", place, memory_at(place)))
+
+    def current_stream(self, device: Any) -> str:
+        return f"stream of {device.type}"
+
+    def Event(self) -> Any:  # noqa: N802
+        cuda, event = self, SimpleNamespace()
+        event.record = lambda stream: cuda.told.append(("record", id(event), stream))
+        event.synchronize = lambda: cuda.told.append(("wait", id(event)))
+        return event
+
+
+def memory_at(place: int) -> bool:
+    return any(ctypes.string_at(place, 1000))
+
+
+@pytest.mark.parametrize("answer", [0, 2])
+def test_pinned_buffers_are_not_refilled_before_their_copies_arrived(
+    monkeypatch: pytest.MonkeyPatch, answer: int
+) -> None:
+    """With a stand-in for CUDA: where copies go on by themselves, and where pinning is refused."""
+    cuda = Cuda(answer)
+    monkeypatch.setattr(torch, "cuda", cuda)
+    fills: list[int] = []
+    real = staging._Buffer.fill
+
+    def fill(self: Any, *part: Any) -> None:
+        fills.append(len(cuda.told))
+        real(self, *part)
+
+    monkeypatch.setattr(staging._Buffer, "fill", fill)
+    with Version(FILES).model() as model:
+        located = model._shards.locate(())
+        device, place = SimpleNamespace(type="cuda"), empty_on(torch.device("cpu"))
+        with StagedTensors(
+            located.values(), model._cleared, model._lent, place, device, model._fits, 2 * MIB
+        ) as stream:
+            assert {
+                name for name, found in stream if torch.equal(found, torch.from_numpy(ARRAYS[name]))
+            } == set(ARRAYS)
+    kinds = [what[0] for what in cuda.told]
+    assert kinds[:2] == ["register"] * 2
+    if answer:
+        assert set(kinds) == {"register"}
+        return
+    records = [what for what in cuda.told if what[0] == "record"]
+    assert len(records) == len(fills) > 4
+    assert {what[2] for what in records} == {"stream of cuda"}
+    # Each event is waited for once, before the buffer is filled or given up.
+    assert sorted(what[1] for what in records) == sorted(w[1] for w in cuda.told if w[0] == "wait")
+    for number, (_, event, _) in enumerate(records[:-2]):
+        assert cuda.told.index(("wait", event)) < fills[number + 2]
+    unregistered = [what for what in cuda.told if what[0] == "unregister"]
+    assert [what[2] for what in unregistered] == [True, True]  # known to CUDA until it is wiped

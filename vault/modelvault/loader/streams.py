@@ -67,7 +67,74 @@ class Stream(Protocol):
         ...
 
 
-class TensorStream:
+class Pairs:
+    """What streams have in common. A stream that was ended before it was through says so: half of
+    a model must not pass for the whole."""
+
+    def __init__(self, lent: Lent) -> None:
+        self._lent = lent
+        self._ready: Tensors = deque()
+        self._through = False
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[str, Any]:
+        """Raises what `Model.state_dict` raises; Conflict (`closed`) when it was ended before, and
+        (`window_full`) when tensors that are still in use leave no room for the next."""
+        with self._lock:
+            self._lent.check()
+            while not self._ready:
+                self._more()
+            return self._ready.popleft()
+
+    def close(self) -> None:
+        """Let go of what wasn't asked for yet. What was handed out stays as it is."""
+        self._ended = True
+        with self._lock:
+            self._let_go()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _more(self) -> None:
+        if self._through:
+            raise StopIteration
+        if self._ended:
+            raise Conflict(
+                "closed", "this stream of tensors was ended before it was through", "begin anew"
+            )
+        self._make_room()
+        try:
+            self._through = not self._advance()
+        except BaseException:
+            self._ended = True
+            self._let_go()  # waits: a thread may still be writing when Ctrl-C comes
+            raise
+
+    def _make_room(self) -> None:
+        """Raises Conflict (`window_full`); asking again is fine."""
+
+    def _advance(self) -> bool:
+        """Put what comes next into `_ready`; False when there is nothing."""
+        raise NotImplementedError
+
+    def _let_go(self) -> None:
+        """Forget and wipe all that wasn't handed out. Twice is fine."""
+        raise NotImplementedError
+
+
+class TensorStream(Pairs):
     """Pairs of name and tensor, in the order of the files. Threads may share one: each pair goes
     to one of them. `close()`, the end of a `with`, and the model's close end it.
 
@@ -89,87 +156,48 @@ class TensorStream:
         fits: Fits,
         window: int,
     ) -> None:
+        super().__init__(lent)
         self._most = check_window(window) // 4
         self._window = window
         self._residents = residents
-        self._lent = lent
         self._view = view
         self._fits = fits
-        self._spans: Iterator[Span] = iter(spans(located, min(_TOGETHER, self._most), _FIRST))
+        self._spans: Iterator[Span] = iter(spans(located, min(_TOGETHER, self._most)))
         self._next: Span | None = next(self._spans, None)
         self._ahead: Ahead[Tensors] | None = None
-        self._ready: Tensors = deque()
         self._regions: list[Region] = []
         self._newest: Region | None = None
         self._seam: Seam | None = None
-        self._closed = False
-        self._lock = threading.Lock()
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> tuple[str, Any]:
-        """Raises what `Model.state_dict` raises, and Conflict (`window_full`) when tensors that
-        are still in use leave no room for the next."""
-        with self._lock:
-            self._lent.check()
-            while not self._ready:
-                self._ready = self._advance()
-            return self._ready.popleft()
-
-    def close(self) -> None:
-        """Let go of what wasn't asked for yet. What was handed out stays as it is."""
-        self._closed = True
-        with self._lock:
-            self._end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _end(self) -> None:
+    def _let_go(self) -> None:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             ahead.wait()
-        self._ready = deque()
+        self._ready.clear()
         self._next = None
         if self._seam is not None:
             self._seam.close()
             self._seam = None
 
-    def _advance(self) -> Tensors:
-        """What comes next; and the beginning of what comes after it, if there is room."""
-        if self._closed:
-            raise StopIteration
-        ahead = self._ahead or self._begin()
-        self._ahead = ahead
-        try:
-            tensors = ahead.result()
-        except BaseException:
-            self._end()  # waits: the thread may still be writing when Ctrl-C comes
-            raise
-        self._ahead = None
-        if self._next is not None and self._held() + self._next.size <= self._window:
-            self._ahead = self._start(self._next)
-        return tensors
-
-    def _begin(self) -> Ahead[Tensors]:
+    def _make_room(self) -> None:
         span = self._next
-        if span is None:
-            self._end()
-            raise StopIteration
-        if not self._has_room(span):
+        if self._ahead is None and span is not None and not self._has_room(span):
             gc.collect()  # tensors in cycles are held by nobody
             if not self._has_room(span):
                 raise self._full()
-        return self._start(span)
+
+    def _advance(self) -> bool:
+        """And begin with what comes after it, if there is room."""
+        if self._ahead is None:
+            if self._next is None:
+                self._let_go()
+                return False
+            self._ahead = self._start(self._next)
+        self._ready = self._ahead.result()
+        self._ahead = None
+        if self._next is not None and self._held() + self._next.size <= self._window:
+            self._ahead = self._start(self._next)
+        return True
 
     def _has_room(self, span: Span) -> bool:
         # A loop's variable still holds the tensor before: that isn't the consumer's to help.

@@ -7,11 +7,9 @@ buffer. Where registering isn't possible, and for other devices, each copy is wa
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from modelvault.loader.ahead import Ahead
 from modelvault.loader.engines.torch import described, library
@@ -20,7 +18,7 @@ from modelvault.loader.memory import Region
 from modelvault.loader.resident import Resident
 from modelvault.loader.source import Fits
 from modelvault.loader.spans import Span, spans
-from modelvault.loader.streams import check_window
+from modelvault.loader.streams import Pairs, check_window
 from modelvault.weights.index import Located
 from modelvault.weights.safetensors import TensorInfo
 
@@ -29,7 +27,7 @@ _MOST = 64 << 20  # bytes of a buffer: enough for all cores, and for a device's 
 Place = Callable[[TensorInfo], Any]
 
 
-class StagedTensors:
+class StagedTensors(Pairs):
     """Pairs of name and tensor, in the order of the files; empty tensors come first. Threads may
     share one: each pair goes to one of them. `close()`, the end of a `with`, and the model's close
     end it.
@@ -50,9 +48,9 @@ class StagedTensors:
     ) -> None:
         """`place` gives the contiguous tensor that a tensor of the file is copied into; both
         buffers together take at most `window` bytes, or two segments."""
+        super().__init__(lent)
         wanted = list(located)
         self._residents = residents
-        self._lent = lent
         self._place = place
         payloads = [residents(path).payload for path in {path for path, _ in wanted}]
         self._size = max(min(_MOST, check_window(window) // _BUFFERS), *payloads, 1)
@@ -62,38 +60,6 @@ class StagedTensors:
         self._ahead: tuple[_Part, _Buffer, Ahead[None]] | None = None
         self._begun: dict[str, tuple[Any, Any]] = {}
         self._ready = deque((info.name, place(info)) for _, info in wanted if not info.size)
-        self._lock = threading.Lock()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> tuple[str, Any]:
-        """Raises what `Model.state_dict` raises."""
-        with self._lock:
-            self._lent.check()
-            while not self._ready:
-                try:
-                    self._advance()
-                except BaseException:
-                    self._end()
-                    raise
-            return self._ready.popleft()
-
-    def close(self) -> None:
-        """Wipe the buffers. What was handed out stays as it is."""
-        with self._lock:
-            self._end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _cut(self, found: list[Span]) -> Iterator[_Part]:
         for span in found:
@@ -104,24 +70,26 @@ class StagedTensors:
             for begin in range(span.begin - span.begin % payload, last, stride):
                 yield _Part(span, begin, min(begin + stride, last))
 
-    def _advance(self) -> None:
-        ahead = self._ahead or self._start()
-        if ahead is None:
-            raise StopIteration
-        self._ahead = ahead
-        part, buffer, reading = ahead
+    def _advance(self) -> bool:
+        self._ahead = self._ahead or self._start()
+        if self._ahead is None:
+            self._let_go()
+            return False
+        part, buffer, reading = self._ahead
         reading.result()
+        self._ahead = None
+        self._free.append(buffer)
         self._ahead = self._start()
         for info in part.tensors:
             self._copy(info, part, buffer)
         buffer.sent()
-        self._free.append(buffer)
+        return True
 
     def _start(self) -> tuple[_Part, _Buffer, Ahead[None]] | None:
         part = next(self._parts, None)
         if part is None:
             return None
-        buffer = self._free.popleft()
+        buffer = self._free.popleft()  # the one that was sent longer ago
         buffer.wait()
         resident = self._residents(part.path)
         return part, buffer, Ahead(lambda: buffer.fill(resident, part.begin, part.end))
@@ -138,7 +106,7 @@ class StagedTensors:
             del self._begun[info.name]
             self._ready.append((info.name, target))
 
-    def _end(self) -> None:
+    def _let_go(self) -> None:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             ahead[2].wait()  # else its thread would write to what is wiped here
@@ -166,6 +134,7 @@ class _Buffer:
     def __init__(self, size: int, device: Any) -> None:  # noqa: ANN401
         self._region = Region(size)
         self._memory = library().frombuffer(self._region.writable(0, size), dtype=library().uint8)
+        self._device = device
         self._pinned = device.type == "cuda" and _register(self._memory)
         self._arrived: Any = None
 
@@ -182,7 +151,7 @@ class _Buffer:
         """All that is to be copied from what is in here has been told to the device."""
         if self._pinned:
             self._arrived = library().cuda.Event()
-            self._arrived.record()
+            self._arrived.record(library().cuda.current_stream(self._device))
 
     def wait(self) -> None:
         """Until all copies have arrived."""
