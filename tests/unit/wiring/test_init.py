@@ -370,3 +370,18 @@ def test_unknown_names_of_the_front_are_attribute_errors() -> None:
     assert modelvault.Model.__name__ == "Model"
     with pytest.raises(AttributeError, match="nonsense"):
         _ = modelvault.nonsense
+
+
+def test_an_embedded_vault_needs_no_cache(home: Path, tmp_path: Path) -> None:
+    """Its objects lie here already."""
+    wiring.init()
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "a.dat").write_bytes(b"a" * 5000)
+    with wiring.connect(cache=tmp_path / "cache") as session:
+        session.create("m")
+        session.push(folder, "m")
+        with session.load("m", purpose="inference") as model:
+            assert model.open("a.dat").read() == b"a" * 5000
+            assert model.stats().costs.read_bytes.keys() == {"folder"}
+    assert not (tmp_path / "cache").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import threading
 import traceback
@@ -60,7 +59,6 @@ class Follower(Generic[Prepared]):
         first = self._leased()
         self._prepare(first)
         self.serving: Serving[Prepared] = Serving(watched.name, first)
-        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="modelvault-watch", daemon=True)
 
     def start(self) -> None:
@@ -142,13 +140,14 @@ class Follower(Generic[Prepared]):
     def _look(self) -> int | None:
         try:
             wanted = self._watched.look()
-            self._telling.answered()
-            return wanted
         except Unavailable as error:  # no answer is no change
             self._telling.outage(error)
+            return None
         except ModelVaultError as error:
             self._telling.error(error)
-        return None
+            return None
+        self._telling.answered()
+        return wanted
 
     def _replace(self, wanted: int) -> None:
         before = self.serving.current
