@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from modelvault.artifact import leaves
 from modelvault.artifact.meter import Laps, Meter
 from modelvault.artifact.parallel import run_blocks
-from modelvault.crypto import derive, floe
+from modelvault.crypto import derive, floe, pages
+from modelvault.crypto.pages import Pages
 from modelvault.crypto.secret import Secret
 from modelvault.errors import IntegrityError, InvalidRequest, NotFound
 from modelvault.manifest import FileEntry
@@ -27,20 +28,22 @@ _BLOCK_BYTES = 8 << 20
 class _Scratch(threading.local):
     """A thread's own buffers, kept between calls: they stay in its cache.
 
-    `cipher` holds no secret; whoever writes to `plain` wipes it.
+    `cipher` holds no secret; whoever writes to `plain`, which is guarded, wipes it.
     """
 
     def __init__(self) -> None:
         self.cipher = memoryview(bytearray())
-        self.plain = memoryview(bytearray())
+        self.plain = memoryview(b"")
+        self._pages: Pages | None = None
 
     def grow(self, segment_length: int) -> None:
         if len(self.cipher) < segment_length:
             self.cipher = memoryview(bytearray(segment_length))
 
     def grow_plain(self, payload: int) -> None:
-        if len(self.plain) < payload:
-            self.plain = memoryview(bytearray(payload))
+        if self._pages is None or self._pages.absent or len(self.plain) < payload:
+            self._pages = pages.reserve(Pages, payload)
+            self.plain = memoryview(self._pages)
 
 
 _scratch = _Scratch()
