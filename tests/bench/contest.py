@@ -51,8 +51,13 @@ class Worker:
             text=True,
             env={**os.environ, **dict.fromkeys(_THREADS, str(threads))},
         )
-        self.told = self._answer()
-        self.missing: str | None = self.told.get("missing")
+        self.kind = ""
+        self.missing: str | None = None
+
+    def wait(self) -> None:
+        """Until it is ready; `kind` says what it loads, or `missing` why it can't."""
+        told = self._answer()
+        self.kind, self.missing = told.get("kind", ""), told.get("missing")
 
     def prepare(self, plain: Path, folder: Path) -> Source:
         return self._ask(do="prepare", plain=str(plain), folder=str(folder))
@@ -87,7 +92,10 @@ class Worker:
 def workers(names: Sequence[str], threads: int) -> Iterator[list[Worker]]:
     """A process of each; those whose package isn't installed say so and are among them."""
     with ExitStack() as stack:
-        yield [stack.enter_context(Worker(name, threads)) for name in names]
+        crew = [stack.enter_context(Worker(name, threads)) for name in names]
+        for worker in crew:
+            worker.wait()
+        yield crew
 
 
 @contextmanager
@@ -98,9 +106,8 @@ def prepared(crew: Sequence[Worker], shape: Shape, folder: Path) -> Iterator[dic
     write_safetensors(plain, shape.size, shape.tensors)
     sources: dict[str, Source] = {}
     for worker in crew:
-        kind = worker.told.get("kind")
-        if kind is not None and kind not in sources:
-            sources[kind] = worker.prepare(plain, folder)
+        if worker.missing is None and worker.kind not in sources:
+            sources[worker.kind] = worker.prepare(plain, folder)
     os.sync()
     try:
         yield sources
@@ -126,7 +133,7 @@ def race(
     for number in range(rounds + 1):
         for worker in crew:
             if worker.missing is None:
-                source = sources[worker.told["kind"]]
+                source = sources[worker.kind]
                 back_memory(2 * shape.size)
                 if cache == "cold":
                     evict(Path(file) for file in source["files"])

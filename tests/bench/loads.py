@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-from contest import Shape, not_measured, prepared, race, workers
+from contest import Shape, Worker, not_measured, prepared, race, workers
 from contestants import CONTESTANTS
 from measure import report
-from weights import GIB
+from weights import GIB, human
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -43,37 +43,43 @@ FULL = (
     Heat(Shape(1 * MIB, 8), FEW, caches=("warm",), rounds=9),
     Heat(Shape(16 * MIB, 16), FEW, caches=("warm",), rounds=7),
     Heat(Shape(64 * MIB, 2), EVERYBODY, rounds=5),
-    Heat(Shape(64 * MIB, 4096), EVERYBODY, rounds=5),
+    Heat(Shape(64 * MIB, 4096), EVERYBODY, rounds=3),
     Heat(Shape(GIB, 32), EVERYBODY, rounds=5),
-    Heat(Shape(GIB, 32), FEW, threads=(1, 4), rounds=3),
     Heat(Shape(4 * GIB, 64), OF_ONE_FILE, rounds=2),
+    Heat(Shape(GIB, 32), FEW, threads=(1, 4), rounds=3),
 )
 QUICK = (
     Heat(Shape(64 * KIB, 4), EVERYBODY, caches=("warm",), rounds=3),
     Heat(Shape(64 * MIB, 32), EVERYBODY, rounds=2),
-    Heat(Shape(64 * MIB, 4096), FEW, threads=(1, 2), caches=("warm",), rounds=2),
+    Heat(Shape(64 * MIB, 4096), FEW, threads=(2, 1), caches=("warm",), rounds=2),
 )
 
 
 def heats(chosen: Sequence[Heat], folder: Path) -> None:
-    """Run them, one file after the other."""
+    """Run them: those with the same number of threads together, by the same processes."""
     folder.mkdir()
-    for at, heat in enumerate(chosen):
-        lack = _lacking(heat.shape.size, folder)
-        for threads in heat.threads:
-            if lack is not None:
-                for cache in heat.caches:
-                    not_measured(heat.names, heat.shape, cache, threads, lack)
-                continue
-            with (
-                workers(heat.names, threads) as crew,
-                prepared(crew, heat.shape, folder / f"{at}-{threads}") as sources,
-            ):
-                for cache in heat.caches:
-                    found = race(
-                        crew, sources, heat.shape, cache=cache, threads=threads, rounds=heat.rounds
-                    )
-                    judge(found, heat.shape, cache, threads)
+    for threads in dict.fromkeys(count for heat in chosen for count in heat.threads):
+        those = [heat for heat in chosen if threads in heat.threads]
+        names = dict.fromkeys(name for heat in those for name in heat.names)
+        with workers(list(names), threads) as crew:
+            for heat in those:
+                _run(
+                    heat, [worker for worker in crew if worker.name in heat.names], threads, folder
+                )
+
+
+def _run(heat: Heat, crew: Sequence[Worker], threads: int, folder: Path) -> None:
+    lack = _lacking(heat, folder)
+    if lack is not None:
+        for cache in heat.caches:
+            not_measured(heat.names, heat.shape, cache, threads, lack)
+        return
+    with prepared(crew, heat.shape, folder / "files") as sources:
+        for cache in heat.caches:
+            found = race(
+                crew, sources, heat.shape, cache=cache, threads=threads, rounds=heat.rounds
+            )
+            judge(found, heat.shape, cache, threads)
 
 
 def judge(found: dict[str, dict[str, float]], shape: Shape, cache: str, threads: int) -> None:
@@ -91,14 +97,15 @@ def judge(found: dict[str, dict[str, float]], shape: Shape, cache: str, threads:
             )
 
 
-def _lacking(size: int, folder: Path) -> str | None:
-    """What this machine has too little of: the file in the page cache as often as there are kinds
-    of it, and the model in memory beside it; or on the disk."""
-    kinds = 5 if size < 4 * GIB else 2
-    if shutil.disk_usage(folder).free < (kinds + 1) * size:
-        return f"this disk has no {(kinds + 1) * size >> 30} GiB free"
+def _lacking(heat: Heat, folder: Path) -> str | None:
+    """What this machine has too little of: disk for the file as often as there are kinds of it;
+    memory for all of these in the page cache, and for the model twice beside them."""
+    size = heat.shape.size
+    kinds = len({CONTESTANTS[name].kind for name in heat.names})
+    if shutil.disk_usage(folder).free < kinds * size:
+        return f"this disk has no {human(kinds * size)} free"
     if _available() < (kinds + 2) * size:
-        return f"this machine has no {(kinds + 2) * size >> 30} GiB of memory to spare"
+        return f"this machine has no {human((kinds + 2) * size)} of memory to spare"
     return None
 
 

@@ -208,9 +208,7 @@ def race_case(made: Stack, folder: Path, reference: str) -> None:
     sources: dict[str, Source] = {}
     with workers(list(FROM_S3), 2) as crew:
         for worker in crew:
-            kind = worker.told.get("kind")
-            if worker.missing is not None:
-                continue
+            kind = worker.kind
             if kind.startswith("tensorizer"):
                 source = worker.prepare(plain, folder)
                 name = f"bench/{kind}"
