@@ -1,0 +1,42 @@
+"""Sentences as vectors, by transformers, out of a vault; two more processes tokenise.
+
+modelvault create minilm && modelvault push ./minilm minilm:prod
+modelvault run minilm:prod --purpose inference -- \
+    python examples/run_transformers.py {model} "A man is eating food." "A man eats bread."
+"""
+
+import multiprocessing
+import os
+import sys
+
+import tokenizers
+
+
+def tokenise(folder: str, sentence: str) -> list[int]:
+    """In a worker, which opens the model's files by itself."""
+    tokenizer = tokenizers.Tokenizer.from_file(f"{folder}/tokenizer.json")
+    tokenizer.no_padding()
+    return tokenizer.encode(sentence).ids
+
+
+def main(folder: str, *sentences: str) -> None:
+    with multiprocessing.get_context("spawn").Pool(2) as workers:
+        asked = [(folder, sentence) for sentence in sentences]
+        tokens = workers.starmap_async(tokenise, asked, chunksize=1)
+
+        import torch
+        import transformers
+
+        encoder = transformers.AutoModel.from_pretrained(folder).eval()
+        vectors = []
+        for ids in tokens.get():
+            with torch.inference_mode():
+                hidden = encoder(input_ids=torch.tensor([ids])).last_hidden_state[0]
+            vectors.append(torch.nn.functional.normalize(hidden.mean(0), dim=0))
+    for sentence, vector in zip(sentences, vectors, strict=True):
+        print(f"{float(vector @ vectors[0]):.4f} {sentence}")
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    main(*sys.argv[1:])
