@@ -398,6 +398,12 @@ def test_intervals_that_are_none(scene: Scene, every_s: float) -> None:
     assert caught.value.code == "bad_interval"
 
 
+def test_a_way_to_swap_that_is_none(scene: Scene) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        scene.watch(swap="besides")
+    assert caught.value.code == "bad_swap"
+
+
 def test_no_answer_is_no_change(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     """Nor an error that anybody is told of; only the log says it, once."""
     tries = []

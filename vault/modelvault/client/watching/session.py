@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar, get_args, overload
 
 from modelvault.client.context import Context
 from modelvault.client.ending import OnRevoked
@@ -80,10 +80,10 @@ class Watching:
         the watching thread, as `prepare` is after the first time.
 
         Raises as `load`, what `prepare` raises, InvalidRequest (`never_moves`: an exact version;
-        `bad_interval`).
+        `bad_interval`, `bad_swap`).
         """
         named = Reference.parse(reference)
-        _check(named, every_s)
+        _check(named, swap, every_s)
 
         def load(on_revoked: OnRevoked) -> Model:
             return self.load(
@@ -116,13 +116,15 @@ class Watching:
             live.close()
 
 
-def _check(reference: Reference, every_s: float) -> None:
+def _check(reference: Reference, swap: str, every_s: float) -> None:
     if reference.version is not None or reference.digest is not None:
         raise InvalidRequest(
             "never_moves",
             f"{reference} is an exact version, which never changes",
             "watch a tag (name:prod), or a bare name for the newest version; or use load",
         )
+    if swap not in get_args(Swap):
+        raise InvalidRequest("bad_swap", f"no way to swap: {swap!r}", "beside, or in_place")
     if not every_s > 0:
         raise InvalidRequest("bad_interval", f"a look each {every_s} s", "give a time above 0")
 
