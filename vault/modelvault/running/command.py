@@ -15,7 +15,8 @@ MODEL_VARIABLE = "MODELVAULT_MODEL"
 
 # What proves to the vault who is asking is no business of the command's, and a run that this one is
 # inside of shares another model.
-_NOT_PASSED_ON = frozenset({"MODELVAULT_TOKEN", "MODELVAULT_PASSPHRASE", host.VARIABLE})
+SECRET = frozenset({"MODELVAULT_TOKEN", "MODELVAULT_PASSPHRASE"})
+_NOT_PASSED_ON = SECRET | {host.VARIABLE}
 
 
 def words(command: Sequence[str], folder: Path) -> tuple[str, ...]:

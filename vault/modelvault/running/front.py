@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from modelvault.clock import boot_ms
 from modelvault.errors import Unavailable
-from modelvault.running import command, kernel, place, private, streams, tree, warden
+from modelvault.running import command, forgetting, kernel, place, private, streams, tree, warden
 from modelvault.running import signals as handling
 from modelvault.running.holder import Holder
 from modelvault.running.warden import Job
@@ -62,12 +62,15 @@ def run(
     )
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     kernel.adopt_orphans()
+    forgetting.cover({*command.SECRET, *hidden})
     handling.take_all()
     holder = os.fork()
     if holder == 0:
         ours.close()
         return _held(job, name, where, its, hold)
     its.close()
+    with contextlib.suppress(OSError):
+        kernel.hide()
     front = _Front(holder, ours)
     try:
         return front.lead()

@@ -118,6 +118,8 @@ class _Life:
         os.setpgid(0, 0)  # away from the terminal's signals
         handling.ignore_all()
         kernel.adopt_orphans()
+        with contextlib.suppress(OSError):
+            kernel.hide()
         for end in (self._woken, self._wake):
             end.setblocking(False)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
