@@ -95,6 +95,12 @@ class TestProcesses:
         assert [told["three"] for told in ranks] == [True] * 3
         assert ranks[0]["one"]
 
+    def test_sharded_training_goes_on_to_the_same_loss(self, ranks: list[dict[str, Any]]) -> None:
+        """FSDP's weights and AdamW's state, in three parts, in one, and never saved at all."""
+        assert [told["steps"] for told in ranks] == [3] * 3
+        assert {loss for told in ranks for loss in told["losses"]} == {ranks[0]["losses"][0]}
+        assert len(ranks[0]["losses"]) == 3
+
     def test_each_read_only_what_it_needs(self, ranks: list[dict[str, Any]]) -> None:
         """A third of 24 MiB, and some segments at its edges, of headers, small tensors and the
         index, which has 1 MiB of room."""

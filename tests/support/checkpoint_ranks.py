@@ -15,7 +15,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 import modelvault
@@ -43,6 +46,47 @@ def state(mesh: DeviceMesh, *, zero: bool = False) -> dict[str, Any]:
     }
 
 
+class Trained(Stateful):
+    """A network and its optimizer, sharded by FSDP; after `steps` steps on everybody's same data.
+    """
+
+    def __init__(self, mesh: DeviceMesh | None, steps: int) -> None:
+        torch.manual_seed(0)
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(16, 33), torch.nn.GELU(), torch.nn.Linear(33, 4)
+        )
+        if mesh is not None:
+            fully_shard(self.net, mesh=mesh)
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-2, betas=(0.8, 0.95))
+        self.steps = 0
+        while self.steps < steps:
+            self.loss()
+
+    def loss(self) -> str:
+        """Of one step more, to the bit."""
+        torch.manual_seed(self.steps)
+        loss = self.net(torch.randn(8, 16)).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.steps += 1
+        return str(loss.item().hex())
+
+    def state_dict(self) -> dict[str, Any]:
+        net, optimizer = get_state_dict(self.net, self.optimizer)
+        return {"net": net, "optimizer": optimizer, "steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        set_state_dict(
+            self.net, self.optimizer, model_state_dict=state_dict["net"],
+            optim_state_dict=state_dict["optimizer"],
+        )  # fmt: skip
+        self.steps = state_dict["steps"]
+
+
+STEPS = 3
+
+
 class Refusing(dcp.DefaultSavePlanner):
     """The plan of a process that fails while it writes."""
 
@@ -66,16 +110,20 @@ def main() -> None:
         if rank < 2:
             save(vault, two, rank, told)
         dist.barrier()
-        loading = state(three, zero=True)
+        loading = state(three, zero=True) | {"app": Trained(three, 0)}
         with VaultReader(vault, "run:step-2", purpose="fine-tuning") as reader:
             dcp.load(loading, storage_reader=reader)
             told["read"] = reader._opened().stats().costs.decrypted_bytes
+        trained = loading.pop("app")
         told["three"] = same(loading, state(three))
+        told["steps"] = trained.steps
+        told["losses"] = [trained.loss(), Trained(None, STEPS).loss()]
         if rank == 0:
             one = DeviceMesh("cpu", [0])
-            alone = state(one, zero=True)
+            alone = state(one, zero=True) | {"app": Trained(None, 0)}
             with VaultReader(vault, "run:step-1", purpose="fine-tuning") as reader:
                 dcp.load(alone, storage_reader=reader, no_dist=True)
+            told["losses"].append(alone.pop("app").loss())
             told["one"] = same(alone, state(one))
     dist.barrier()
     dist.destroy_process_group()
@@ -85,7 +133,8 @@ def main() -> None:
 def save(vault: modelvault.Session, mesh: DeviceMesh, rank: int, told: dict[str, Any]) -> None:
     group = mesh.get_group()
     writer = VaultWriter(vault, "run:step-1", keep=2)
-    dcp.save(state(mesh), storage_writer=writer, process_group=group)
+    app = {"app": Trained(mesh, STEPS)}
+    dcp.save(state(mesh) | app, storage_writer=writer, process_group=group)
     told["saved"] = None if writer.saved is None else writer.saved.name
     try:
         planner = Refusing() if rank == 1 else None
@@ -95,7 +144,7 @@ def save(vault: modelvault.Session, mesh: DeviceMesh, rank: int, told: dict[str,
         )  # fmt: skip
     except dcp.CheckpointException as failed:
         told["failed"] = sorted(failed.failures)
-    later = state(mesh)
+    later = state(mesh) | app
     future = dcp.async_save(
         later, checkpoint_id="run:step-2", storage_writer=writer, process_group=group
     )

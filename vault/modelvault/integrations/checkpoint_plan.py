@@ -35,10 +35,15 @@ class Share(msgspec.Struct, frozen=True):
 
 class Layout(msgspec.Struct, frozen=True):
     """A whole save: each process's share, None where one has no tensor, and the index without
-    values."""
+    values; whether there will be any."""
 
     shares: tuple[Share | None, ...]
     index: Index
+    values: bool
+
+    def reserve(self, values: int) -> int:
+        """How large the index may get: what is known of it, and `values` bytes."""
+        return len(checkpoint.write(self.index)) + (values if self.values else 0)
 
 
 METADATA = {"format": "pt"}
@@ -64,7 +69,8 @@ def lay_out_all(plans: Sequence[SavePlan]) -> Layout:
         share = _share(plan, path, taken, tensors)
         shares.append(share if share.rows else None)
         paths |= _paths(plan.planner_data)
-    return Layout(tuple(shares), Index(1, tensors, {}, paths))
+    values = any(item.type is WriteItemType.BYTE_IO for plan in plans for item in plan.items)
+    return Layout(tuple(shares), Index(1, tensors, {}, paths), values)
 
 
 def _share(plan: SavePlan, path: str, taken: set[str], tensors: dict[str, Stored]) -> Share:
@@ -124,8 +130,3 @@ def _paths(mappings: object) -> dict[str, Any]:
 
 def _nothing(_where: tuple[object, ...], _value: object) -> None:
     return None
-
-
-def reserve(index: Index, values: int) -> int:
-    """How large the index may get: what is known of it, and `values` bytes."""
-    return len(checkpoint.write(index)) + values

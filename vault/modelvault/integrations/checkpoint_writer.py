@@ -24,7 +24,7 @@ from modelvault.client.saving_tensors import Tensor, tensor_of
 from modelvault.client.session import Session
 from modelvault.client.upload import Sent
 from modelvault.errors import Conflict, InvalidRequest
-from modelvault.integrations.checkpoint_plan import METADATA, Layout, Share, lay_out_all, reserve
+from modelvault.integrations.checkpoint_plan import METADATA, Layout, Share, lay_out_all
 from modelvault.manifest import Provenance
 from modelvault.reference import Reference
 from modelvault.weights import checkpoint, plain
@@ -113,7 +113,7 @@ class VaultWriter(StorageWriter):
         """The coordinator lays all files out and opens the version."""
         layout = lay_out_all(plans)
         sizes = {share.path: share.size for share in layout.shares if share is not None}
-        sizes[checkpoint.FILE] = reserve(layout.index, self._max_values)
+        sizes[checkpoint.FILE] = layout.reserve(self._max_values)
         own = [checkpoint.FILE]
         if layout.shares[0] is not None:  # the coordinator is the first of them
             own.append(layout.shares[0].path)
@@ -164,7 +164,7 @@ class VaultWriter(StorageWriter):
         }
         try:
             index = msgspec.structs.replace(layout.index, values=values)
-            text = checkpoint.pad(checkpoint.write(index), reserve(layout.index, self._max_values))
+            text = checkpoint.pad(checkpoint.write(index), layout.reserve(self._max_values))
             sent += leading.write(Part((SmallFile(checkpoint.FILE, text),)))
             self.saved = self._vault.commit_joint(
                 leading,
