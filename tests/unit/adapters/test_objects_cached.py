@@ -322,14 +322,35 @@ def test_a_disk_that_others_fill(cache: SegmentCache, monkeypatch: pytest.Monkey
     assert came(far.load(cache)) == (ALL, 0)
 
 
-@pytest.mark.parametrize("kind", ["a file", "nothing can be made", "everybody's"])
+def test_a_folder_that_everybody_may_write_to(place: Path) -> None:
+    """As /tmp, or an emptyDir of Kubernetes: each user has one of their own in it."""
+    place.mkdir(parents=True)
+    place.chmod(0o1777)
+    far = Far()
+    for _ in range(2):
+        meter = far.load(SegmentCache(place, BOUND))
+    assert came(meter) == (0, ALL)
+    (own,) = place.iterdir()
+    assert own.name == f"user-{os.geteuid()}"
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700
+    assert stat.S_IMODE(entry_file(own).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("kind", ["a file", "nothing can be made", "somebody else's", "a link"])
 def test_no_folder_to_use(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     place = tmp_path / "place"
     if kind == "a file":
         place.write_bytes(b"")
-    elif kind == "everybody's":
+    elif kind in ("somebody else's", "a link"):
         place.mkdir()
-        place.chmod(0o1777)
+        place.chmod(0o777)
+        own = place / f"user-{os.geteuid()}"
+        if kind == "a link":
+            (tmp_path / "elsewhere").mkdir()
+            own.symlink_to(tmp_path / "elsewhere")
+        else:
+            own.mkdir()
+            own.chmod(0o777)
     else:
         place = Path("/proc/nothing/here")
     far = Far()

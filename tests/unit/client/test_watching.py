@@ -688,3 +688,80 @@ def test_when_to_try_again() -> None:
     assert attempts.failed(state, 8, 0, 15_000) == Attempts(8, 1, 15_000)
     with suppress(IndexError):
         assert attempts.failed(state, 7, 0, 3_600_000).again_at == 3_600_000
+
+
+def test_nothing_to_go_back_to(scene: Scene, counted: Memory) -> None:
+    """In place: neither the new version nor the old one can be prepared; it is tried again."""
+    broken = False
+
+    def prepare(model: Model) -> memoryview:
+        if broken:
+            raise ZeroDivisionError
+        return model.read_bytes("a.dat")
+
+    with scene.watch(swap="in_place", prepare=prepare) as live:
+        broken = True
+        scene.move(2)
+        until(lambda: live.name == "")
+        assert not live.ready
+        with pytest.raises(Unavailable) as caught:
+            _enter(live)
+        assert caught.value.code == "nothing_loaded"
+        until(lambda: counted.now == 0)
+        broken = False
+        scene.now += 700_000
+        until(lambda: live.name == "m@2")
+        assert answer(live) == 2
+    assert [type(error) for error in scene.errors] == [ZeroDivisionError]
+    assert scene.changes == [("", "m@2")]
+    assert counted.most == 2 * SIZE
+
+
+def test_moved_back_while_it_was_loaded(scene: Scene) -> None:
+    """The lease is for what the tag means by then, which serves already."""
+    with scene.watch() as live:
+        real = scene.broker.lease
+        asked: list[int] = []
+
+        def lease(*told: Any) -> Any:
+            asked.append(1)
+            scene.broker.lease = real  # type: ignore[method-assign]
+            scene.move(1)
+            return real(*told)
+
+        scene.broker.lease = lease  # type: ignore[method-assign]
+        scene.move(2)
+        until(lambda: bool(asked) and len(scene.broker.released) == 1)
+        assert (live.name, answer(live)) == ("m@1", 1)
+    assert scene.changes == []
+    assert scene.errors == []
+
+
+def test_an_error_while_requests_are_waited_for(scene: Scene) -> None:
+    """In place: the swap is called off, and the request that runs ends as it began."""
+    live = scene.watch(swap="in_place")
+    request = live.model()
+    model = request.__enter__()
+    scene.move(2)
+    until(lambda: not live.ready)
+    with pytest.raises(ZeroDivisionError), live:
+        raise ZeroDivisionError
+    assert len(scene.broker.released) == 2
+    with pytest.raises(Conflict):
+        model.read_bytes("a.dat")
+    request.__exit__(None, None, None)
+    assert scene.changes == []
+
+
+def test_a_surprise_ends_no_watch(scene: Scene) -> None:
+    def strange(*_: object) -> None:
+        raise OSError("what no broker raises")
+
+    with scene.watch() as live:
+        real = scene.broker.show
+        scene.broker.show = strange  # type: ignore[method-assign,assignment]
+        until(lambda: bool(scene.errors))
+        scene.broker.show = real  # type: ignore[method-assign]
+        scene.move(2)
+        until(lambda: live.name == "m@2")
+    assert [type(error) for error in scene.errors] == [OSError]

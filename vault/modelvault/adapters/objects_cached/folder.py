@@ -19,6 +19,7 @@ import msgspec
 from modelvault.adapters.objects_cached.pieces import NAME, Piece
 
 _PRIVATE = 0o700
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _GROUP = 0o060
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BLOCK = 512  # the unit of st_blocks, whatever the file system's own is
@@ -38,18 +39,32 @@ class Kept(msgspec.Struct, frozen=True):
 class Folder:
     """A folder of files with ciphertext, made if need be. Any number of threads and processes.
 
-    Files are private to the user; where the folder lets its group write or read, so do they.
+    Files are private to the user; where the folder lets its group write or read, so do they. In a
+    folder that everybody may write to (/tmp, an emptyDir) each user has a private one.
     """
 
     def __init__(self, path: Path) -> None:
-        """PermissionError for a folder that everybody may write to."""
         path.mkdir(_PRIVATE, parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._descriptor)
+        self._descriptor = os.open(path, _FOLDER)
+        self._finish = weakref.finalize(self, os.close, self._descriptor)
         mode = os.fstat(self._descriptor).st_mode
         if mode & stat.S_IWOTH:
-            raise PermissionError(errno.EPERM, "everybody may write to it")
+            mode = self._own()
         self._mode = 0o600 | (mode & _GROUP)
+
+    def _own(self) -> int:
+        """Go to the user's own folder in this one; its mode."""
+        name = f"user-{os.geteuid()}"
+        with suppress(FileExistsError):
+            os.mkdir(name, _PRIVATE, dir_fd=self._descriptor)
+        own = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=self._descriptor)
+        self._finish()
+        self._descriptor = own
+        self._finish = weakref.finalize(self, os.close, own)
+        told = os.fstat(own)
+        if told.st_uid != os.geteuid() or told.st_mode & stat.S_IWOTH:
+            raise PermissionError(errno.EPERM, f"the folder {name} in it is somebody else's")
+        return told.st_mode
 
     @contextmanager
     def reading(self, name: str) -> Iterator[int]:
