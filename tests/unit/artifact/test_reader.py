@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager
 
 import msgspec
 import pytest
@@ -51,6 +52,38 @@ def test_ranges_by_chance(plain: bytes, length: int, data: st.DataObject, thread
     start = data.draw(st.integers(0, len(plain)))
     end = data.draw(st.integers(start, len(plain)))
     assert read(source, start, end - start) == plain[start:end]
+
+
+@pytest.mark.parametrize(
+    ("segments", "threads", "blocks"),
+    [
+        (1, 4, [1]),
+        (3, 4, [2, 1]),  # no less than two
+        (10, 2, [5, 5]),
+        (16, 4, [4, 4, 4, 4]),
+        (20, 2, [8, 8, 4]),  # no more than eight
+        (6, 1, [6]),
+    ],
+)
+def test_all_threads_get_a_share(
+    segments: int, threads: int, blocks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "_BLOCK_BYTES", 8 * 64)
+    monkeypatch.setattr(reader_module, "_LEAST_BYTES", 2 * 64)
+    store = MemoryStore()
+    plain = bytes(32 * segments)
+    asked: list[int] = []
+
+    class Asked(MemoryStore):
+        def stream(self, name: str, offset: int, size: int) -> AbstractContextManager:
+            asked.append(size // 64)
+            return store.stream(name, offset, size)
+
+    entry = put_file(store, plain)
+    watched = Asked()
+    watched.objects = store.objects
+    assert read(reader(watched, entry, threads=threads)) == plain
+    assert sorted(asked, reverse=True) == blocks
 
 
 @pytest.mark.usefixtures("small_blocks")

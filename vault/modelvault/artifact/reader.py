@@ -23,6 +23,7 @@ from modelvault.ports.objects import Kept, ObjectReader
 
 # Neighbours in a block go to one thread: two threads that fault in one huge page both zero it.
 _BLOCK_BYTES = 8 << 20
+_LEAST_BYTES = 3 << 20  # less takes about as long as a thread takes to begin and end
 
 
 class _Scratch(threading.local):
@@ -97,7 +98,7 @@ class FileReader:
         with self._naming():
             decryptor, leaf_list = self._open()
             first, count = self._span(offset, len(buffer))
-            block = max(1, _BLOCK_BYTES // self._geometry.segment_length)
+            block = self._block(count)
 
             def segments(start: int, stop: int) -> None:
                 positions = range(first + start, first + stop)
@@ -137,6 +138,12 @@ class FileReader:
             return 0, int(self.size == 0)
         first = offset // self._geometry.payload
         return first, (offset + length - 1) // self._geometry.payload - first + 1
+
+    def _block(self, count: int) -> int:
+        """How many segments a thread takes at a time: so few that all threads have some."""
+        length = self._geometry.segment_length
+        share = max(-(-count // self._threads), _LEAST_BYTES // length)
+        return max(1, min(share, _BLOCK_BYTES // length))
 
     def _read_segment(self, read: Callable[[memoryview], None], length: int) -> memoryview:
         """The next encrypted segment, in this thread's buffer."""
