@@ -39,6 +39,10 @@ class Shape(msgspec.Struct, frozen=True):
         return f"{human(self.size)}, {self.tensors} tensors"
 
 
+class Failed(Exception):
+    """A contestant can't do what it was asked for; its own words."""
+
+
 class Worker:
     """One contestant's process."""
 
@@ -60,9 +64,11 @@ class Worker:
         self.kind, self.missing = told.get("kind", ""), told.get("missing")
 
     def prepare(self, plain: Path, folder: Path) -> Source:
+        """Raises Failed."""
         return self._ask(do="prepare", plain=str(plain), folder=str(folder))
 
     def load(self, source: Source) -> dict[str, float]:
+        """Raises Failed."""
         return self._ask(do="load", source=source)
 
     def __enter__(self) -> Self:
@@ -78,7 +84,10 @@ class Worker:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(ask) + "\n")
         self._process.stdin.flush()
-        return self._answer()
+        answer = self._answer()
+        if "failed" in answer:
+            raise Failed(answer["failed"])
+        return answer
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -107,7 +116,8 @@ def prepared(crew: Sequence[Worker], shape: Shape, folder: Path) -> Iterator[dic
     sources: dict[str, Source] = {}
     for worker in crew:
         if worker.missing is None and worker.kind not in sources:
-            sources[worker.kind] = worker.prepare(plain, folder)
+            with _failing(worker):
+                sources[worker.kind] = worker.prepare(plain, folder)
     os.sync()
     try:
         yield sources
@@ -130,23 +140,41 @@ def race(
     turns, `rounds` times. `cache` is `warm`, `cold` or `s3`."""
     where = {"size": shape.size, "tensors": shape.tensors, "cache": cache, "threads": threads}
     found: dict[str, list[dict[str, float]]] = {}
+    failed: dict[str, str] = {}
     for number in range(rounds + 1):
         for worker in crew:
-            if worker.missing is None:
+            why = worker.missing or failed.get(worker.name)
+            if why is None and worker.kind in sources:
                 source = sources[worker.kind]
                 back_memory(2 * shape.size)
                 if cache == "cold":
                     evict(Path(file) for file in source["files"])
-                figures = worker.load(source)
-                if number:
-                    found.setdefault(worker.name, []).append(figures)
+                with _failing(worker, failed):
+                    figures = worker.load(source)
+                    if number:
+                        found.setdefault(worker.name, []).append(figures)
     for worker in crew:
         contestant = {"contestant": worker.name, "label": ALL[worker.name].label}
-        if worker.missing is not None:
-            emit({"reading": "load", **where, **contestant, "missing": worker.missing})
+        why = worker.missing or failed.get(worker.name)
+        if why is None and worker.name not in found:
+            why = "its file couldn't be made"
+        if why is not None:
+            emit({"reading": "load", **where, **contestant, "missing": why})
         else:
             emit({"reading": "load", **where, **contestant, **_summed_up(found[worker.name])})
-    return {name: _summed_up(rows) for name, rows in found.items()}
+    return {name: _summed_up(rows) for name, rows in found.items() if name not in failed}
+
+
+@contextmanager
+def _failing(worker: Worker, failed: dict[str, str] | None = None) -> Iterator[None]:
+    """Others may fail, and that is told of; where ours does, so does the benchmark."""
+    try:
+        yield
+    except Failed as error:
+        if "ours" in worker.name:
+            raise
+        if failed is not None:
+            failed[worker.name] = f"it failed: {error}"
 
 
 def not_measured(names: Sequence[str], shape: Shape, cache: str, threads: int, why: str) -> None:

@@ -60,7 +60,18 @@ def readme(text: str, lines: Sequence[Record]) -> str:
     _, closed, after = rest.partition(END)
     if not found or not closed:
         raise ValueError("README.md has no place for the numbers")
-    return before + BEGIN + "\n".join(rows(lines)) + "\n" + END + after
+    return before + BEGIN + "\n".join(rows(_front(lines))) + "\n" + END + after
+
+
+def _front(lines: Sequence[Record]) -> list[Record]:
+    """What README shows of the races: one file, as many threads as everybody was given."""
+
+    def shown_there(line: Record) -> bool:
+        bench = line.get("bench", "")
+        raced = bench.startswith(("load, warm", "load, cold"))
+        return not raced or (bench.endswith("2 threads") and line["case"].startswith("1 GiB"))
+
+    return [line for line in lines if shown_there(line)]
 
 
 def _machine(about: Record) -> str:

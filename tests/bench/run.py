@@ -15,6 +15,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,11 +76,20 @@ def main() -> None:
     keep(told.keep)
     describe(told.effort)
     work = Path(tempfile.mkdtemp(prefix="bench-", dir=told.folder))
+    failed = []
     try:
         for name in wanted:
-            chosen[name](work / name)
+            try:
+                chosen[name](work / name)
+            except Exception:  # noqa: BLE001 - the figures of the other cases are not lost for it
+                traceback.print_exc()
+                failed.append(name)
+            finally:
+                shutil.rmtree(work / name, ignore_errors=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import json
 import re
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,13 @@ def measured(contestant: Contestant, source: Source) -> dict[str, float]:
 
 
 def answered(contestant: Contestant, ask: dict[str, Any]) -> dict[str, Any]:
-    if ask["do"] == "prepare":
-        return contestant.prepare(Path(ask["plain"]), Path(ask["folder"]))
-    return measured(contestant, ask["source"])
+    try:
+        if ask["do"] == "prepare":
+            return contestant.prepare(Path(ask["plain"]), Path(ask["folder"]))
+        return measured(contestant, ask["source"])
+    except Exception as error:  # noqa: BLE001 - a package that fails at one file is told of
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {error}"}
 
 
 def main() -> None:

@@ -80,6 +80,22 @@ def test_a_race_prints_a_line_for_each_also_for_the_absent(
     assert not (tmp_path / "files").exists()
 
 
+def test_who_fails_is_told_of_and_the_others_go_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is cut is no safetensors file, but can be mapped."""
+    with contest.workers(["mmap", "safetensors-numpy", "ours"], 1) as crew:
+        cut = tmp_path / "cut"
+        cut.write_bytes(bytes(4096))
+        sources = {"plain": {"files": [str(cut)]}}
+        found = contest.race(crew[:2], sources, SHAPE, cache="warm", threads=1, rounds=1)
+        assert set(found) == {"mmap"}
+        assert "it failed: SafetensorError" in capfd.readouterr().out
+        ours = {"vault": {"files": [], "home": str(tmp_path / "none"), "reference": "m:bench"}}
+        with pytest.raises(contest.Failed):
+            contest.race(crew[2:], ours, SHAPE, cache="warm", threads=1, rounds=1)
+
+
 def test_evicted_is_out_of_the_page_cache(plain: Path) -> None:
     plain.read_bytes()
     assert cold.cached(plain) == 1
