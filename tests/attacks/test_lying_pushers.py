@@ -72,10 +72,10 @@ def vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that finds no pickles, whatever there is."""
-    honest = pushing._inspection
+    honest = pushing.inspection
     monkeypatch.setattr(
         pushing,
-        "_inspection",
+        "inspection",
         lambda *args: msgspec.structs.replace(honest(*args), formats=("json",), pickles=()),
     )
 
