@@ -14,7 +14,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,10 +131,29 @@ def test_pandas_reads_it(scene: Scene, name: str) -> None:
     assert scene.leases() == 0, "a table that was read holds no lease"
 
 
-def test_parquet_reads_only_the_columns_asked_for(fs: Any) -> None:
+def test_parquet_reads_only_the_columns_asked_for(scene: Scene) -> None:
     parquet = need("pyarrow.parquet")
-    table = parquet.read_table("data@1/deep/x.parquet", columns=["id"], filesystem=fs)
-    assert table.column_names == ["id"]
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        large = {name: np.random.default_rng(2).random(400_000) for name in "abcd"}
+        place = Path(folder, "large.parquet")
+        pandas.DataFrame(large).to_parquet(place, compression="none")
+        scene.vault.create("large")
+        scene.vault.push(place, "large")
+    fs = fsspec.filesystem("modelvault", **OPTIONS)
+    table = parquet.read_table("large/large.parquet", columns=["b"], filesystem=fs)
+    assert table.column_names == ["b"]
+    stats = fs._leases.model("large").stats()
+    assert stats.costs.decrypted_bytes < fs.size("large/large.parquet") / 2
+
+
+def test_many_threads_read_at_once(scene: Scene, fs: Any) -> None:
+    def read(number: int) -> bool:
+        with fs.open("data@1/x.csv") as file:
+            file.seek(number)
+            return bool(file.read() == scene.csv[number:])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(0, 800, 10)))
 
 
 def test_safetensors_opens_it(scene: Scene, fs: Any) -> None:

@@ -53,6 +53,14 @@ class OpenedFile(io.RawIOBase):
         self._position += end - begin
         return end - begin
 
+    def readall(self) -> bytes:
+        """The rest, in one go and not by thousands of small reads."""
+        begin = min(self._position, self._resident.size)
+        with self._resident.view(begin, self._resident.size) as view:
+            rest = bytes(view)
+        self._position += len(rest)
+        return rest
+
 
 def opened(resident: Resident) -> io.BufferedReader:
     """The file, buffered, positioned at its beginning."""
