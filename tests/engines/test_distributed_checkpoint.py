@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -296,3 +297,16 @@ class TestLies:
             dcp.load({"w": torch.zeros(3), "lr": 0.5}, storage_reader=reader, no_dist=True)
         (failure,) = refused.value.failures.values()
         assert failure[0].code == "bad_checkpoint"
+
+
+def test_the_example_goes_on_where_it_ended(
+    vault: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vault.create("example")
+    monkeypatch.setenv("RUN", "example")
+    for begins, ends in ((1, 5), (6, 10)):
+        runpy.run_path(str(ROOT / "examples/distributed_checkpoint.py"), run_name="__main__")
+        said = capsys.readouterr().out.splitlines()
+        steps = [line.split()[1] for line in said if line.startswith("step ")]
+        assert steps == [str(step) for step in range(begins, ends + 1)]
+        assert said[-1] == f"saved example@{ends // 5}"

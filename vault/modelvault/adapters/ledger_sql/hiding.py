@@ -47,7 +47,8 @@ def hide_version(
         raise Conflict(
             "tagged",
             f"{tenant}/{model}@{version} has tags: {names}",
-            f"move those tags first: `modelvault tag {tenant}/{model}@<version> <tag>`",
+            f"move those tags first: `modelvault tag {tenant}/{model}@<version> <tag>`, or name "
+            "them all as going with it (delete(..., tags=[...]))",
         )
     if tagged:
         write.run(delete(tags).where(of_version))
