@@ -1,0 +1,71 @@
+"""Eight ranks of one host share one lease, what is read from the store, and the memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modelvault import connect, wiring
+from modelvault.client.session import Session
+from modelvault.sharing.host import Host
+from support.homes import isolated, safetensors_bytes
+from support.ranks import Ranks, pss
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded:DeprecationWarning"
+)
+RANKS = 8
+MOST = 1.05
+ROWS = 8 << 10
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> dict[str, int]:
+    """The sum of each tensor's bytes; the model is in `model`."""
+    rng = np.random.default_rng(0)
+    arrays = {f"w{n}": rng.random((ROWS, 512), dtype="f4") for n in range(4)}
+    (tmp_path / "model").mkdir()
+    for name, array in arrays.items():
+        (tmp_path / "model" / f"{name}.safetensors").write_bytes(safetensors_bytes({name: array}))
+    return {name: int(array.view("u1").sum(dtype="u8")) for name, array in arrays.items()}
+
+
+@pytest.fixture
+def vault(
+    tmp_path: Path, sums: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Session]:
+    isolated(tmp_path, monkeypatch)
+    wiring.init()
+    with connect() as session:
+        session.create("m")
+        session.push(tmp_path / "model", "m")
+        yield session
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_eight_ranks_cost_what_one_does(
+    vault: Session, sums: dict[str, int], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with vault.load("m", purpose="inference") as model, Host(model) as host:
+        for name, value in host.environment.items():
+            monkeypatch.setenv(name, value)
+        ranks = Ranks(multiprocessing.get_context(method), RANKS)
+        try:
+            seen = ranks.start()
+            everybody = [os.getpid(), *(process.pid or 0 for process in ranks.processes)]
+            memory = sum(pss(pid) for pid in everybody)
+        finally:
+            codes = ranks.end()
+        read = sum(model.stats().costs.read_bytes.values())
+    assert codes == [0] * RANKS
+    assert seen == dict.fromkeys(range(RANKS), sums)
+    assert model.size <= read <= MOST * model.size
+    assert 0.95 * model.size <= memory <= MOST * model.size  # Pss is rounded down
+    print(f"read {read / model.size:.4f}, memory {memory / model.size:.4f} of the model")
+    loads = [entry for entry in vault.entries(limit=100).entries if entry.action == "load"]
+    assert [entry.outcome for entry in loads] == ["allowed"]
