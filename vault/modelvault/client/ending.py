@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import weakref
 from collections.abc import Callable
 
@@ -60,19 +57,6 @@ class Ending:
         model = self._model()
         if model is not None:
             model.drop()
-
-
-def this_process(grace_s: int) -> Callable[[], None]:
-    """A `Terminate`: this process gets SIGTERM once the job was told, and SIGKILL when the grace is
-    over, wherever it is by then."""
-    process = os.getpid()
-    try:
-        last = threading.Timer(grace_s, os.kill, (process, signal.SIGKILL))
-        last.daemon = True
-        last.start()
-    except RuntimeError:  # no further thread can be had, so nobody could keep the time
-        os.kill(process, signal.SIGKILL)
-    return lambda: os.kill(process, signal.SIGTERM)
 
 
 def others(_grace_s: int) -> Callable[[], None]:

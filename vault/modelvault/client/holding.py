@@ -9,6 +9,7 @@ from modelvault.client import ending
 from modelvault.client import load as loading
 from modelvault.client.context import Context
 from modelvault.client.ending import OnRevoked
+from modelvault.loader.ending import this_process
 from modelvault.loader.model import Model
 from modelvault.reference import Reference
 
@@ -44,7 +45,7 @@ class Holding:
             files=files,
             ticket=ticket,
             on_revoked=on_revoked,
-            terminate=ending.this_process,
+            terminate=this_process,
         )
         self._models.add(model)
         return model

