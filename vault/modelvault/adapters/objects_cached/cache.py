@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelvault.adapters.objects_cached.folder import Folder
-from modelvault.adapters.objects_cached.pieces import places
+from modelvault.adapters.objects_cached.pieces import Files
 from modelvault.adapters.objects_cached.reader import CachedReader
 from modelvault.adapters.objects_cached.room import Room
 from modelvault.adapters.objects_cached.shelf import Shelf
@@ -40,10 +40,9 @@ class SegmentCache:
 
     def over(self, store: ObjectReader, files: Sequence[FileEntry], meter: Meter) -> CachedReader:
         """See `client.context.Cache`."""
-        found = places(files)
-        mine = frozenset(place.file for place in found.values())
+        mine = Files(files)
         shelf = Shelf(self._opened(), self._room, mine, self._tell)
-        return CachedReader(store, shelf, found, meter)
+        return CachedReader(store, shelf, mine, meter)
 
     def _opened(self) -> Folder | None:
         """Tried anew for each load: a disk may be mounted later than a job begins."""

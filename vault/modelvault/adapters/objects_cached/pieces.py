@@ -39,8 +39,7 @@ class Place:
     def __init__(self, entry: FileEntry, *, vouches: bool) -> None:
         """`vouches`: of `entry` it is the leaf list, and not the ciphertext."""
         geometry = Geometry(entry.segment_length)
-        told = f"{entry.digest} {entry.size} {entry.segment_length}".encode()
-        self.file = blake3.blake3(told, derive_key_context=_CONTEXT).hexdigest()
+        self.file = _name(entry)
         self._geometry = geometry
         self._plain = entry.size
         self._vouches = vouches
@@ -84,10 +83,34 @@ class Place:
         return Piece(self.file, _SEGMENTS + position, self._ciphertext + at, size)
 
 
-def places(files: Sequence[FileEntry]) -> dict[str, Place]:
-    """Where each object of these files is kept, by its name."""
-    found = {}
-    for entry in files:
-        found[entry.leaves] = Place(entry, vouches=True)
-        found[entry.object] = Place(entry, vouches=False)
-    return found
+class Files:
+    """The files of one load: where each of their objects is kept, and what the cache calls them.
+
+    A version may hold ten thousand, of which one is read: each is looked at when it is wanted.
+    """
+
+    def __init__(self, files: Sequence[FileEntry]) -> None:
+        self._files = files
+        self._objects = {name: entry for entry in files for name in (entry.leaves, entry.object)}
+        self._places: dict[str, Place] = {}
+        self._names: frozenset[str] | None = None
+
+    def place(self, name: str) -> Place | None:
+        """Where an object is kept; None for one that isn't of these files."""
+        entry = self._objects.get(name)
+        if entry is None:
+            return None
+        if name not in self._places:
+            self._places[name] = Place(entry, vouches=name == entry.leaves)
+        return self._places[name]
+
+    def __contains__(self, file: object) -> bool:
+        """Whether a file of the cache is one of these."""
+        if self._names is None:
+            self._names = frozenset(map(_name, self._files))
+        return file in self._names
+
+
+def _name(entry: FileEntry) -> str:
+    told = f"{entry.digest} {entry.size} {entry.segment_length}".encode()
+    return blake3.blake3(told, derive_key_context=_CONTEXT).hexdigest()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from modelvault.adapters.objects_cached import folder as folders
-from modelvault.adapters.objects_cached.pieces import Piece, Place
+from modelvault.adapters.objects_cached.pieces import Files, Piece, Place
 from modelvault.adapters.objects_cached.shelf import Shelf
 from modelvault.artifact.meter import Laps, Meter
 from modelvault.ports.objects import ObjectReader
@@ -22,20 +22,18 @@ class CachedReader:
     of a file is held, nobody asks the store for sizes: the list says what the bytes must be.
     """
 
-    def __init__(
-        self, store: ObjectReader, shelf: Shelf, places: Mapping[str, Place], meter: Meter
-    ) -> None:
-        """`places` are those of the objects that may be kept."""
+    def __init__(self, store: ObjectReader, shelf: Shelf, files: Files, meter: Meter) -> None:
+        """`files` are those that may be kept."""
         self.store = store
         self.shelf = shelf
-        self._places = places
+        self._files = files
         self._meter = meter
         self._distrusted: set[Piece] = set()
         self._own = threading.local()
 
     def size(self, name: str) -> int:
         """See `ObjectReader`."""
-        place = self._places.get(name)
+        place = self._files.place(name)
         if place is not None:
             with self.shelf.reading(place.file) as descriptor:
                 if self.held(descriptor, [place.leaf_list]):
@@ -53,7 +51,7 @@ class CachedReader:
     @contextmanager
     def stream(self, name: str, offset: int, size: int) -> Iterator[Callable[[memoryview], None]]:
         """See `ObjectReader`."""
-        place = self._places.get(name)
+        place = self._files.place(name)
         if place is None:
             with self.store.stream(name, offset, size) as read:
                 yield read
@@ -79,7 +77,7 @@ class CachedReader:
     def distrust(self, name: str, offset: int) -> bool:
         """See `Kept`."""
         piece = self._hit()
-        place = self._places.get(name)
+        place = self._files.place(name)
         if piece is None or place is None or place.piece(offset, piece.size) != piece:
             return False
         self._own.hit = None
@@ -135,7 +133,7 @@ class CachedReader:
         return found
 
     def _piece(self, name: str, offset: int, size: int) -> Piece | None:
-        place = self._places.get(name)
+        place = self._files.place(name)
         return None if place is None else place.piece(offset, size)
 
 

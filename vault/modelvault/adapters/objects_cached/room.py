@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Container
 from contextlib import suppress
 
 from modelvault.adapters.objects_cached.folder import Folder
@@ -31,7 +31,7 @@ class Room:
         self._lock = threading.Lock()
         self._left = 0
 
-    def take(self, folder: Folder, size: int, mine: Collection[str]) -> bool:
+    def take(self, folder: Folder, size: int, mine: Container[str]) -> bool:
         """Whether `size` bytes more may be written; for them, files that weren't used for longest
         are removed, but none of `mine`: a model that is larger than the cache would otherwise push
         its own beginning out at each load, and never find anything. Raises OSError."""
@@ -48,7 +48,7 @@ class Room:
         finally:
             self._lock.release()
 
-    def _look(self, folder: Folder, size: int, mine: Collection[str]) -> int:
+    def _look(self, folder: Folder, size: int, mine: Container[str]) -> int:
         """Bytes that may be written now: at least `size`, where that can be."""
         files = folder.files()
         most = self._bound - _WRITERS * self._part

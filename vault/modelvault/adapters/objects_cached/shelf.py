@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from modelvault.adapters.objects_cached import folder as folders
@@ -19,7 +19,7 @@ Tell = Callable[[str, OSError], None]
 class Shelf:
     """Thread-safe. Nothing escapes from it: a cache that fails is only slow."""
 
-    def __init__(self, folder: Folder | None, room: Room, mine: frozenset[str], tell: Tell) -> None:
+    def __init__(self, folder: Folder | None, room: Room, mine: Container[str], tell: Tell) -> None:
         """`mine` are the cache's files of this load; without a folder nothing is held or kept."""
         self._folder = folder
         self._room = room
