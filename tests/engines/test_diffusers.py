@@ -19,6 +19,8 @@ torch = need("torch")
 diffusers = need("diffusers")
 transformers = need("transformers")
 
+pytestmark = pytest.mark.xdist_group("transformers")  # one import of all that
+
 PROMPT = "a lighthouse"
 
 

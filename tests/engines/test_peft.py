@@ -18,8 +18,11 @@ torch = need("torch")
 transformers = need("transformers")
 peft = need("peft")
 
-# peft asks transformers by a name that goes away in its next version.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+pytestmark = [
+    pytest.mark.xdist_group("transformers"),  # one import of all that for three modules
+    # peft asks transformers by a name that goes away in its next version.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+]
 
 TOKENS = torch.arange(3, 40)[None]
 

@@ -193,6 +193,8 @@ def describe(
     try:
         tensors = header.tensors(kind, _between(source), found.size)
     except (IntegrityError, InvalidRequest) as refused:
+        if not _is_unsound(refused):
+            raise
         raise type(refused)(
             refused.code,
             f"{found.path}: {refused.message}",
@@ -223,9 +225,16 @@ def unsound(found: Content, source: Reading, kind: str, paths: Collection[str]) 
     try:
         header.check(found.path, kind, _between(source), found.size, paths)
     except (IntegrityError, InvalidRequest) as refused:
+        if not _is_unsound(refused):
+            raise
         named = refused.message.startswith(found.path)
         return (refused.message if named else f"{found.path}: {refused.message}",)
     return ()
+
+
+def _is_unsound(error: ModelVaultError) -> bool:
+    """Whether it is about what stands in a file, and not about reading it."""
+    return isinstance(error, IntegrityError) or error.code == "unsupported_gguf"
 
 
 def _between(source: Reading) -> Read:

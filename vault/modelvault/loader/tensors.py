@@ -37,8 +37,9 @@ class Tensors:
     _streams: weakref.WeakSet[Stream]
 
     def tensors(self, *paths: str) -> dict[str, Array]:
-        """{name: read-only numpy array over the decrypted memory} of the safetensors files named,
-        or of all granted ones (an index among them is checked). Nothing is copied.
+        """{name: read-only numpy array over the decrypted memory} of the safetensors or GGUF files
+        named, or of all granted ones: safetensors (an index among them is checked), or GGUF where
+        there are none. Nothing is copied. ggml's quantised types come as rows of uint8.
 
         Raises NotFound (`no_tensors`), InvalidRequest (`missing_extra`, `unsupported_dtype`),
         and what `Shards.locate` raises for headers that lie.

@@ -54,10 +54,14 @@ def _made(
 ) -> Any:  # noqa: ANN401
     light = onnx_light.lighten(model.copy, model.size, model.path)
     views = [resident.view(0, resident.size) for resident in used.values()]
-    options.add_external_initializers_from_files_in_memory(
-        list(used), views, [len(view) for view in views]
-    )
-    session = _class(runtime)(light, options, **more)
+    try:
+        options.add_external_initializers_from_files_in_memory(
+            list(used), views, [len(view) for view in views]
+        )
+        session = _class(runtime)(light, options, **more)
+    finally:
+        for view in views:  # also where an error keeps this frame: nobody reads them any more
+            view.release()
     session.disable_fallback()  # to other providers, for which it would be made again
     return session
 
