@@ -94,6 +94,25 @@ def test_lies_and_what_cant_be_read_name_the_file(wanted: str) -> None:
         assert caught.value.code in {"bad_gguf", "unsupported_gguf"}
 
 
+@pytest.mark.parametrize("way", ["read_bytes", "open", "path"])
+@pytest.mark.parametrize("path", ["m.gguf", "weights"])
+def test_a_gguf_file_that_lies_gets_to_no_engine(path: str, way: str) -> None:
+    with (
+        Version({path: GGUF[:-1]}).model() as model,
+        pytest.raises(IntegrityError, match=f"^{path}: not a sound GGUF file") as caught,
+    ):
+        getattr(model, way)(path)
+    assert caught.value.code == "bad_gguf"
+
+
+@pytest.mark.parametrize(
+    "data", [file_of(version=1), file_of(tensors=[tensor("w", (2,), 99, 0)], body=8), b"GGU"]
+)
+def test_one_that_isnt_known_here_does(data: bytes) -> None:
+    with Version({"m.gguf": data}).model() as model:
+        assert model.read_bytes("m.gguf") == data
+
+
 ESCAPES = {
     "parent": external("../secret"),
     "absolute": external("/etc/passwd"),

@@ -44,8 +44,6 @@ LIES = {
     "alignment true": (file_of([key("general.alignment", 7, b"\1")]), "isn't a number"),
     "alignment 2^30": (file_of([key("general.alignment", 4, b"\0\0\0\x40")]), "alignment of 1073"),
     "five dimensions": (file_of(tensors=[tensor("w", (1,) * 5, 0, 0)], body=4), "5 dimensions"),
-    "type of tensor": (file_of(tensors=[tensor("w", (2,), 99, 0)], body=8), "no type 99"),
-    "type that was dropped": (file_of(tensors=[tensor("w", (32,), 4, 0)], body=8), "no type 4"),
     "name twice": (file_of(tensors=[W, tensor("w", (2,), 0, 32)], body=40), "'w' stands twice"),
     "name of 2 KiB": (file_of(tensors=[tensor("w" * 2048, (2,), 0, 0)], body=8), "2,048 bytes"),
     "name that isn't UTF-8": (file_of(tensors=[W.replace(b"w", b"\xff")], body=8), "isn't UTF-8"),
@@ -79,13 +77,29 @@ def test_lying_headers_are_refused(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "why"),
-    [(1, "version 1"), (4, "version 4"), (3 << 24, "big-endian"), (2 << 24, "big-endian")],
+    ("data", "why"),
+    [
+        (file_of(version=1), "version 1"),
+        (file_of(version=4), "version 4"),
+        (file_of(version=3 << 24), "big-endian"),
+        (file_of(version=2 << 24), "big-endian"),
+        (file_of(tensors=[tensor("w", (2,), 99, 0)], body=8), "'w' is of type 99"),
+        (file_of(tensors=[tensor("w", (32,), 4, 0)], body=8), "type 4"),  # dropped by ggml
+    ],
 )
-def test_what_cant_be_read_here_is_no_lie(version: int, why: str) -> None:
+def test_what_cant_be_read_here_is_no_lie(data: bytes, why: str) -> None:
     with pytest.raises(InvalidRequest, match=why) as caught:
-        read(file_of(version=version))
+        read(data)
     assert caught.value.code == "unsupported_gguf"
+
+
+def test_vocabularies_longer_than_a_block() -> None:
+    words = [text(b"x" * (at % 50_000)) for at in range(0, 200_000, 700)] + [text(b"")] * 9000
+    listed = key("a", 9, struct.pack("<IQ", 8, len(words)) + b"".join(words))
+    found = read(file_of([listed, key("b", 0, b"\7")]))
+    assert found.metadata == {"a": ArrayValue(len(words)), "b": 7}
+    with pytest.raises(IntegrityError, match="bytes at byte"):
+        read(file_of([listed])[:-40_000])
 
 
 def test_sound_headers_are_read() -> None:

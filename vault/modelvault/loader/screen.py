@@ -2,7 +2,8 @@
 
 Pickles are kept from a job whose policy doesn't allow them: by what they are, not by name. An ONNX
 model or an index of shards that names files outside of its folder is kept from everybody: engines
-would open them.
+would open them; and so is a GGUF file whose header lies, since engines that read it in C have often
+believed it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import struct
 import zipfile
 from collections.abc import Collection
 
-from modelvault.errors import AccessDenied
+from modelvault.errors import AccessDenied, IntegrityError, InvalidRequest
 from modelvault.loader.opened import opened
 from modelvault.loader.resident import Resident
-from modelvault.weights import index, onnx, sniff
+from modelvault.weights import gguf, index, onnx, sniff
 
 
 class Screen:
@@ -27,8 +28,8 @@ class Screen:
         self._cleared: set[str] = set()
 
     def check(self, resident: Resident) -> None:
-        """Raises AccessDenied (`pickle_refused`), IntegrityError (`bad_onnx`, `bad_index`), or what
-        reading the file raises."""
+        """Raises AccessDenied (`pickle_refused`), IntegrityError (`bad_onnx`, `bad_index`,
+        `bad_gguf`), or what reading the file raises."""
         if resident.path in self._cleared:
             return
         self._check_pickle(resident)
@@ -36,6 +37,8 @@ class Screen:
             onnx.externals(resident.copy, resident.size, resident.path)
         if index.is_index(resident.path):
             index.check_names(resident.copy(0, resident.size), resident.path)
+        if resident.copy(0, min(len(gguf.MAGIC), resident.size)) == gguf.MAGIC:
+            _check_gguf(resident)
         self._cleared.add(resident.path)
 
     def _check_pickle(self, resident: Resident) -> None:
@@ -50,6 +53,16 @@ class Screen:
                 file=resident.path,
                 reasons=["pickle_refused"],
             )
+
+
+def _check_gguf(resident: Resident) -> None:
+    """What isn't known here (a newer type) is for the engine to know; lies are for nobody."""
+    try:
+        gguf.parse(resident.copy, resident.size)
+    except IntegrityError as refused:
+        raise resident.named(refused) from None
+    except InvalidRequest:
+        return
 
 
 def _format(resident: Resident) -> str:

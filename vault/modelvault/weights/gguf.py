@@ -80,7 +80,8 @@ def parse(read: Read, size: int) -> Header:
     """What the header of a file of `size` bytes says; `read(begin, end)` gives bytes of it.
 
     Raises IntegrityError (`bad_gguf`) naming the tensor or key and what is wrong with it,
-    InvalidRequest (`unsupported_gguf`) for another version or byte order.
+    InvalidRequest (`unsupported_gguf`) for another version or byte order, or a type of tensor that
+    isn't known: all before it was no lie.
     """
     cursor = Cursor(read, size, _lie, MAX_HEADER)
     if cursor.take(len(MAGIC)) != MAGIC:
@@ -158,8 +159,7 @@ def _array(cursor: Cursor, key: str) -> ArrayValue:
         # Each takes eight bytes at least: a length that can't be is refused before the loop.
         if length > (cursor.size - cursor.position) // 8:
             raise _lie(f"key {short(key)}: {length:,} texts in a file of {cursor.size:,} bytes")
-        for _ in range(length):
-            cursor.skip(cursor.number(8))
+        cursor.skip_texts(length)
     elif kind in _SCALARS:
         cursor.skip(struct.calcsize(_SCALARS[kind]) * length)
     else:
@@ -197,7 +197,7 @@ def _row(cursor: Cursor, alignment: int) -> TensorInfo:
     kind, offset = cursor.number(4), cursor.number(8)
     dtype = TYPES.get(kind)
     if dtype is None:
-        raise _lie(f"tensor {short(name)}: no type {kind}")
+        raise _unsupported(f"tensor {short(name)} is of type {kind}, which isn't known")
     if offset % alignment:
         raise _lie(f"tensor {short(name)}: its offset {offset:,} isn't aligned to {alignment}")
     return TensorInfo(name, dtype, shape, offset, offset + _bytes(name, dtype, shape))
@@ -243,7 +243,7 @@ def _unsupported(what: str) -> InvalidRequest:
     return InvalidRequest(
         "unsupported_gguf",
         f"a GGUF file that can't be read here: {what}",
-        "convert it with a newer llama.cpp (gguf-py) to little-endian GGUF 3, and push that",
+        "use path() with an engine that reads it, or convert it to little-endian GGUF 3",
     )
 
 
