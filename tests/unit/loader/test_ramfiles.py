@@ -127,13 +127,20 @@ def test_more_than_there_is_room_for(root: Path) -> None:
     assert list(root.iterdir()) == []
 
 
-def test_a_disk_is_refused(tmp_path: Path) -> None:
-    for kind in (Path("/proc"),):
-        with pytest.raises(InvalidRequest) as refused:
-            RamFiles(kind)
-        assert (refused.value.code, "medium: Memory" in refused.value.hint) == (
-            "not_in_memory", True,
-        )  # fmt: skip
+def test_a_disk_is_refused() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        RamFiles(Path("/proc"))
+    assert (refused.value.code, "medium: Memory" in refused.value.hint) == ("not_in_memory", True)
+
+
+def test_a_link_to_a_disk_on_the_way(root: Path, tmp_path: Path) -> None:
+    (root / "link").symlink_to(tmp_path)
+    if root.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("temporary files are in the same memory here")
+    with pytest.raises(InvalidRequest) as refused:
+        add(RamFiles(root, {"a": "link/a"}), "a", b"x")
+    assert refused.value.code == "not_in_memory"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_process_left_is_wiped(root: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from modelvault.errors import Conflict, InvalidRequest
 from modelvault.loader.model import Model
 
 
-def purpose() -> str:
+def purpose_here() -> str:
     """What this process loads for, where a framework has no place to say it.
 
     Raises InvalidRequest (`no_purpose`).
@@ -76,7 +76,7 @@ class Leases:
             if model is None:
                 model = session.load(
                     reference,
-                    purpose=self._purpose or purpose(),
+                    purpose=self._purpose or purpose_here(),
                     ticket=self._ticket,
                     on_revoked=partial(self._over, reference),
                 )

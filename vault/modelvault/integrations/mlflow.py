@@ -54,7 +54,7 @@ _files: list[RamFiles] = []
 
 
 def close() -> None:
-    """Give back the leases of what this process loaded, and overwrite and remove its files.
+    """Give back the leases of what this process loaded, and wipe and remove its files.
 
     Happens by itself when the process ends.
     """
@@ -208,10 +208,15 @@ def _in_memory(version: str, places: dict[str, Path], destination: Path) -> None
         _files.append(files)
     for place in places.values():
         place.unlink(missing_ok=True)
-    model.fill(files, *places)
+    try:
+        model.fill(files, *places)
+    except BaseException:
+        files.close()
+        raise
 
 
 def _exported(version: str, places: dict[str, Path], destination: Path) -> None:
+    _LOG.warning("%s is exported: it lies in the clear in %s", version, destination)
     with tempfile.TemporaryDirectory(dir=destination, prefix=".modelvault-") as folder:
         draft = Path(folder) / "export"
         _here().session().export(version, draft, files=list(places))

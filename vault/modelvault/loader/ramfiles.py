@@ -40,6 +40,7 @@ class RamFiles:
         if not in_memory(root):
             raise not_in_memory(root)
         self.root = root
+        self._device = root.stat().st_dev
         self._places = places or {}
         self._made: dict[str, Path] = {}
         self._folders: list[Path] = []
@@ -55,7 +56,7 @@ class RamFiles:
         """A file of `size` bytes, written by `fill`, at its place.
 
         Raises what `fill` raises, and there is no file then; Conflict (`file_exists`, `closed`),
-        Unavailable (`insufficient_memory`).
+        InvalidRequest (`not_in_memory`), Unavailable (`insufficient_memory`).
         """
         with self._lock:
             if self._closed:
@@ -82,6 +83,8 @@ class RamFiles:
             ) from None
         self._made[path] = place
         try:
+            if os.fstat(descriptor).st_dev != self._device:  # a link or a mount on the way there
+                raise not_in_memory(place.parent)
             if size:
                 _reserve(descriptor, path, size)
                 with mmap.mmap(descriptor, size) as mapping, memoryview(mapping) as view:
