@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from modelvault.errors import Conflict, InvalidRequest, Unavailable
+from modelvault.access import Obligations
+from modelvault.errors import AccessDenied, Conflict, InvalidRequest, Unavailable
 from modelvault.loader.ramfiles import RamFiles, wipe
+from support.loading import Version
 
 SHM = Path("/dev/shm")
 pytestmark = pytest.mark.skipif(not SHM.exists(), reason="no shared memory here")
@@ -157,3 +159,15 @@ def test_what_a_killed_process_left_is_wiped(root: Path, tmp_path: Path) -> None
     assert list(folder.iterdir()) == []
     assert (root / "other name").read_bytes() == bytes(10)
     assert outside.read_text() == "not mine to touch"
+
+
+def test_a_model_is_put_there_unless_it_must_be_isolated(root: Path) -> None:
+    version = Version({"a": b"weights", "deep/b": b"more"})
+    files = RamFiles(root)
+    version.model().fill(files)
+    assert (root / "deep/b").read_bytes() == b"more"
+    files.close()
+    with pytest.raises(AccessDenied) as refused:
+        version.model(obligations=Obligations(isolated_memory=True)).fill(RamFiles(root))
+    assert refused.value.code == "isolated_memory"
+    assert list(root.iterdir()) == []
