@@ -18,6 +18,9 @@ import numpy as np
 import pytest
 
 from modelvault import connect, wiring
+from modelvault.crypto import derive, floe
+from modelvault.crypto.floe import HEADER_BYTES, Geometry
+from modelvault.crypto.secret import Secret
 from support.attacked import folder
 from support.homes import isolated, safetensors_bytes
 from support.maps import flags, mapping, swapped
@@ -132,12 +135,24 @@ def _read(process: int, wanted: object) -> bytes:
     return memory
 
 
-def test_a_core_dump_holds_neither_weights_nor_file_keys(home: Path, tmp_path: Path) -> None:
-    keys, core = dump(tmp_path)
+def test_a_core_dump_holds_neither_weights_nor_their_keys(home: Path, tmp_path: Path) -> None:
+    key, core = dump(tmp_path)
     assert b"4 weights of its own" in core  # it is this job's memory
     assert found_in(core) == []
-    assert len(keys) == 32
-    assert keys not in core
+    assert len(key) == 32
+    for one in (key, *derived(home, key)):
+        assert one not in core
+
+
+def derived(home: Path, key: bytes) -> list[bytes]:
+    """The file's message key, and the key of its segments as OpenSSL gets it."""
+    with connect() as vault, vault.load("m", purpose="inference") as model:
+        (entry,) = model.manifest.files
+    header = (home / entry.object).read_bytes()[:HEADER_BYTES]
+    aad, geometry = derive.file_aad(entry.artifact, entry.path), Geometry(entry.segment_length)
+    keys = floe._opened(Secret.copy_of(key), aad, geometry, header)
+    message = bytes(keys._message_key.reveal())
+    return [message, bytes(keys._kdf(keys._message_key, b"DEK:" + bytes(8), 32).reveal())]
 
 
 def test_what_isnt_dumped_is_where_they_are(home: Path, tmp_path: Path) -> None:

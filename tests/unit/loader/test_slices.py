@@ -185,6 +185,8 @@ def test_what_is_in_memory_already_is_not_decrypted_again() -> None:
         (None, InvalidRequest),
         (True, InvalidRequest),
         (1.5, InvalidRequest),
+        (np.array([0, 2]), InvalidRequest),
+        (np.True_, InvalidRequest),
         ("m", InvalidRequest),
     ],
 )

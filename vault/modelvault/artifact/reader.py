@@ -123,6 +123,8 @@ class FileReader:
             except BaseException:
                 _zero(buffer)
                 raise
+            finally:
+                decryptor.rest()
 
     def wipe(self) -> None:
         """Forget the keys; reading is InvalidRequest (`wiped`) from now on. Twice is fine."""

@@ -122,6 +122,11 @@ class _Keys:
             cipher = self._ciphers[era] = AESGCM(key.reveal())
         return cipher
 
+    def rest(self) -> None:
+        """Let go of the ciphers: the library's memory isn't guarded, and a new one costs little."""
+        with self._lock:
+            self._ciphers = {}
+
     def forked(self) -> None:
         """In a child whose parent kept its keys: what the library made of them goes, too."""
         if self._message_key.absent:
@@ -247,6 +252,10 @@ class Decryptor:
         except InvalidTag:
             out[:] = bytes(len(out))  # the library has decrypted before it compared the tag
             raise IntegrityError("bad_tag", f"segment {position} was altered or moved") from None
+
+    def rest(self) -> None:
+        """Have no key in a library's memory until the next segment. Any thread, at any time."""
+        self._keys.rest()
 
     def wipe(self) -> None:
         """Forget the keys. What libraries copied inside themselves goes when they free it."""

@@ -74,6 +74,7 @@ def reserve(kind: type[P], size: int) -> P:
     left out (`doctor` tells of it)."""
     pages = kind(-1, size, flags=_FLAGS)
     pages.absent = pages.locked = False
+    pages.owner = os.getpid()
     pages.start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
     _all.add(pages)
     _advise(pages, "MADV_HUGEPAGE")
@@ -81,7 +82,6 @@ def reserve(kind: type[P], size: int) -> P:
     if not _inheriting:
         _advise(pages, "MADV_DONTFORK")
     pages.locked = _lock(pages)
-    pages.owner = os.getpid()
     return pages
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from itertools import pairwise
 from math import prod
@@ -113,9 +114,12 @@ def _extent(part: object, size: int, dimension: int) -> Extent:
         if step < 0:
             raise _bad("steps go forward")
         return Extent(start, max(start, stop), step)
-    if isinstance(part, bool) or not hasattr(part, "__index__"):
+    try:
+        number = operator.index(part)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(part, bool):
         raise _bad(f"{type(part).__name__} in the place of a number, a slice or `...`")
-    number = part.__index__()
     place = number + size if number < 0 else number
     if not 0 <= place < size:
         raise OutOfRange("bad_slice", f"index {number} of dimension {dimension}, which has {size}")
