@@ -412,6 +412,36 @@ def test_threads_fill_it_at_once(place: Path) -> None:
     assert came(far.load(SegmentCache(place, BOUND), range(4))) == (0, 4 * ALL)
 
 
+SAME = """
+import os, sys
+from pathlib import Path
+from modelvault.adapters.objects_cached import SegmentCache
+from support.caching import BOUND, Far, came
+far = Far(4, 1 << 20, 1 << 16)
+reads, writes = os.pipe()
+children = []
+for _ in range(4):
+    child = os.fork()
+    if child == 0:
+        os.close(writes)
+        os.read(reads, 1)  # all begin at once
+        far.load(SegmentCache(Path(sys.argv[1]), BOUND), range(4))
+        os._exit(7)
+    children.append(child)
+os.close(writes)
+assert {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children} == {7}
+store, near = came(far.load(SegmentCache(Path(sys.argv[1]), BOUND), range(4)))
+assert (store, near > 4 << 20) == (0, True)
+assert len(os.listdir(sys.argv[1])) == 4
+"""
+
+
+def test_processes_fill_the_same_files_at_once(place: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    line = [sys.executable, "-c", SAME, str(place)]
+    assert subprocess.run(line, env=environment, timeout=60, check=False).returncode == 0
+
+
 CHILD = """
 import sys
 from pathlib import Path
