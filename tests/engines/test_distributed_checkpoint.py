@@ -103,8 +103,7 @@ class TestProcesses:
         assert len(ranks[0]["losses"]) == 3
 
     def test_each_read_only_what_it_needs(self, ranks: list[dict[str, Any]]) -> None:
-        """A third of 24 MiB, and some segments at its edges, of headers, small tensors and the
-        index, which has 1 MiB of room."""
+        """A third of 24 MiB, and some segments at its edges, of headers, small tensors, the index."""
         for told in ranks:
             assert 8 * MIB < told["read"] < 16 * MIB, told["read"] / MIB
 
@@ -310,3 +309,13 @@ def test_the_example_goes_on_where_it_ended(
         steps = [line.split()[1] for line in said if line.startswith("step ")]
         assert steps == [str(step) for step in range(begins, ends + 1)]
         assert said[-1] == f"saved example@{ends // 5}"
+
+
+def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("modelvault.integrations.check")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InvalidRequest) as refused:
+        runpy.run_path(integration.__file__)
+    assert refused.value.code == "missing_extra"
+    assert "[torch]" in refused.value.hint

@@ -47,7 +47,7 @@ def state(mesh: DeviceMesh, *, zero: bool = False) -> dict[str, Any]:
 
 
 class Trained(Stateful):
-    """A network and its optimizer, sharded by FSDP; after `steps` steps on everybody's same data."""
+    """A network and its optimizer, sharded by FSDP, after `steps` steps on the same data."""
 
     def __init__(self, mesh: DeviceMesh | None, steps: int) -> None:
         torch.manual_seed(0)

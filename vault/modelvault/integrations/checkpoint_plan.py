@@ -34,19 +34,25 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """A whole save: each process's share, None where one has no tensor, and the index without
-    values; whether there will be any."""
+    """A whole save: each process's share, None where one has no tensor, the index without values,
+    and the names of those that there will be."""
 
     shares: tuple[Share | None, ...]
     index: Index
-    values: bool
+    values: tuple[str, ...]
 
     def reserve(self, values: int) -> int:
-        """How large the index may get: what is known of it, and `values` bytes."""
-        return len(checkpoint.write(self.index)) + (values if self.values else 0)
+        """How large the index may get: what is known of it, room for each value as an optimizer
+        has them, and `values` bytes for all that are larger."""
+        known = len(checkpoint.write(self.index))
+        if not self.values:
+            return known
+        names = sum(len(msgspec.json.encode(name)) for name in self.values)
+        return known + names + _VALUE * len(self.values) + values
 
 
 METADATA = {"format": "pt"}
+_VALUE = 128  # bytes: a pair of floats takes 60
 
 
 def lay_out_all(plans: Sequence[SavePlan]) -> Layout:
@@ -69,7 +75,12 @@ def lay_out_all(plans: Sequence[SavePlan]) -> Layout:
         share = _share(plan, path, taken, tensors)
         shares.append(share if share.rows else None)
         paths |= _paths(plan.planner_data)
-    values = any(item.type is WriteItemType.BYTE_IO for plan in plans for item in plan.items)
+    values = tuple(
+        item.index.fqn
+        for plan in plans
+        for item in plan.items
+        if item.type is WriteItemType.BYTE_IO
+    )
     return Layout(tuple(shares), Index(1, tensors, {}, paths), values)
 
 

@@ -30,7 +30,7 @@ from modelvault.reference import Reference
 from modelvault.weights import checkpoint, plain
 from modelvault.weights.layout import lay_out
 
-VALUES = 1 << 20
+VALUES = 64 << 10
 
 
 class _Assigned(msgspec.Struct, frozen=True):
@@ -53,8 +53,9 @@ class VaultWriter(StorageWriter):
     one after the other. Methods are torch's to call.
 
     `reference` names the model and a tag; dcp's `checkpoint_id` may name another for each save.
-    `keep` as in `Session.save`. What isn't a tensor (a learning rate, a step) may take `max_values`
-    bytes together. After a save the coordinator finds the version in `saved`.
+    `keep` as in `Session.save`. What isn't a tensor (a learning rate, a step) has 128 bytes each,
+    and `max_values` bytes together for what is larger. After a save the coordinator finds the
+    version in `saved`.
 
     A save that failed on any process is given up by the coordinator's next one, by `abandon()`, or
     expires. A session's errors come out of dcp inside its CheckpointException.

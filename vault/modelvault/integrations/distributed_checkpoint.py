@@ -11,7 +11,18 @@ tensors are safetensors, everything else and torch's metadata a strict JSON inde
 (`weights.checkpoint`).
 """
 
-from modelvault.integrations.checkpoint_reader import VaultReader
-from modelvault.integrations.checkpoint_writer import VaultWriter
+from modelvault.errors import InvalidRequest
+
+try:
+    from modelvault.integrations.checkpoint_reader import VaultReader
+    from modelvault.integrations.checkpoint_writer import VaultWriter
+except ModuleNotFoundError as missing:
+    if missing.name != "torch":
+        raise
+    raise InvalidRequest(
+        "missing_extra",
+        "distributed checkpoints need torch, which isn't installed",
+        "pip install 'encrypted-model-vault[torch]'",
+    ) from None
 
 __all__ = ["VaultReader", "VaultWriter"]
