@@ -103,7 +103,7 @@ class TestProcesses:
         assert len(ranks[0]["losses"]) == 3
 
     def test_each_read_only_what_it_needs(self, ranks: list[dict[str, Any]]) -> None:
-        """A third of 24 MiB, and some segments at its edges, of headers, small tensors, the index."""
+        """A third of 24 MiB, and some segments at its edges, of headers and small tensors."""
         for told in ranks:
             assert 8 * MIB < told["read"] < 16 * MIB, told["read"] / MIB
 
