@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,9 @@ import pytest
 
 from modelvault import connect, wiring
 from modelvault.client.session import Session
+from modelvault.sharing.address import VARIABLE
 from modelvault.sharing.host import Host
+from support.engines import ROOT
 from support.homes import isolated, safetensors_bytes
 from support.ranks import Ranks, pss
 
@@ -69,3 +73,14 @@ def test_eight_ranks_cost_what_one_does(
     print(f"read {read / model.size:.4f}, memory {memory / model.size:.4f} of the model")
     loads = [entry for entry in vault.entries(limit=100).entries if entry.action == "load"]
     assert [entry.outcome for entry in loads] == ["allowed"]
+
+
+def test_the_example(
+    vault: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each rank takes its own rows: together they read the model once."""
+    monkeypatch.setattr(sys, "argv", ["ranks.py", "m", "3"])
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.setenv(VARIABLE, "")  # the example sets it: so that it is put back
+    importlib.import_module("ranks").main("m", 3)
+    assert "1.00 x the model was read" in capsys.readouterr().out

@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from modelvault.crypto.pages import inherited
     from modelvault.loader.model import Model
     from modelvault.sharing.attached import attach
+    from modelvault.sharing.host import Host
     from modelvault.wiring import connect
     from modelvault.wiring.measuring import metrics_text, register_metrics
 
 __all__ = [
+    "Host",
     "Live",
     "Model",
     "Session",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Host": "modelvault.sharing.host",
     "Live": "modelvault.client.watching",
     "attach": "modelvault.sharing.attached",
     "connect": "modelvault.wiring",

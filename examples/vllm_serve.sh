@@ -1,0 +1,10 @@
+#!/bin/sh
+# vLLM with weights that are on no disk: its workers stream them from memory that they share.
+#
+#   sh examples/vllm_serve.sh llama:prod --tensor-parallel-size 2
+#
+# modelvault must be installed in vLLM's environment too: vLLM finds the load format by itself.
+model=$1
+shift
+exec modelvault run "$model" --purpose inference --stream -- \
+    vllm serve {model} --load-format modelvault "$@"
