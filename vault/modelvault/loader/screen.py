@@ -32,31 +32,41 @@ class Screen:
         `bad_gguf`), or what reading the file raises."""
         if resident.path in self._cleared:
             return
-        self._check_pickle(resident)
-        if resident.path.lower().endswith(onnx.SUFFIX):
+        kind = self._kind(resident)
+        if sniff.is_pickle(kind):
+            raise _pickle(resident.path)
+        name = resident.path.lower()
+        if name.endswith(onnx.SUFFIX):
             onnx.externals(resident.copy, resident.size, resident.path)
         if index.is_index(resident.path):
             index.check_names(resident.copy(0, resident.size), resident.path)
-        if resident.copy(0, min(len(gguf.MAGIC), resident.size)) == gguf.MAGIC:
+        if kind == "gguf" or name.endswith(gguf.SUFFIX):
             _check_gguf(resident)
         self._cleared.add(resident.path)
 
-    def _check_pickle(self, resident: Resident) -> None:
+    def _kind(self, resident: Resident) -> str:
+        """By the file's contents, which needn't be looked at where pickles are allowed."""
         if self._allowed:
-            return
-        if resident.path in self._hinted or sniff.is_pickle(_format(resident)):
-            raise AccessDenied(
-                "pickle_refused",
-                f"{resident.path} is a pickle: opening it can run any code that is in it",
-                "convert it to safetensors and push that, leave it out (name the files you want), "
-                "or ask the model's owner for the obligation allow_pickle",
-                file=resident.path,
-                reasons=["pickle_refused"],
-            )
+            return ""
+        return "pickle" if resident.path in self._hinted else _format(resident)
+
+
+def _pickle(path: str) -> AccessDenied:
+    return AccessDenied(
+        "pickle_refused",
+        f"{path} is a pickle: opening it can run any code that is in it",
+        "convert it to safetensors and push that, leave it out (name the files you want), "
+        "or ask the model's owner for the obligation allow_pickle",
+        file=path,
+        reasons=["pickle_refused"],
+    )
 
 
 def _check_gguf(resident: Resident) -> None:
-    """What isn't known here (a newer type) is for the engine to know; lies are for nobody."""
+    """What isn't known here (a newer type, another magic) is for the engine to know; lies are for
+    nobody."""
+    if resident.copy(0, min(len(gguf.MAGIC), resident.size)) != gguf.MAGIC:
+        return
     try:
         gguf.parse(resident.copy, resident.size)
     except IntegrityError as refused:

@@ -19,6 +19,7 @@ from modelvault.weights.ggml import BLOCKS, FILE_TYPES, TYPES
 from modelvault.weights.safetensors import BITS, TensorInfo, short
 
 MAGIC = b"GGUF"
+SUFFIX = ".gguf"
 MAX_HEADER = 100_000_000
 MAX_NAME = 1024  # bytes of a tensor's name; the format itself allows 64
 MAX_RANK = 4
