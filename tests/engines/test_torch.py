@@ -258,6 +258,14 @@ def test_layouts_other_than_the_files(torch: Any) -> None:
     assert torch.equal(module.weight, weight)
 
 
+def test_a_parameter_that_has_no_shape_yet(torch: Any) -> None:
+    save = need("safetensors.torch").save
+    module = torch.nn.LazyLinear(3, bias=False)
+    refused = pytest.raises(InvalidRequest, match="none yet in the module")
+    with Sealed({MODEL: save({"weight": torch.ones(3, 4)})}).model() as model, refused:
+        model.load_into(module)
+
+
 def test_what_doesnt_fit_is_told_before_anything_changes(torch: Any, tied_model: Any) -> None:
     sealed, state = tied_model
     extra = {**state, "more": torch.ones(2)}

@@ -118,7 +118,8 @@ class Tensors:
         targets = modules.Targets(module)
         located = self._located(torch, paths)
         missing, unexpected = targets.choose((info for _, info in located.values()), strict)
-        wanted = {name: one for name, one in located.items() if name not in set(unexpected)}
+        passed_over = set(unexpected)
+        wanted = {name: one for name, one in located.items() if name not in passed_over}
         bare = {name: one for name, one in wanted.items() if targets[name].is_meta}
         held = {name: one for name, one in wanted.items() if name not in bare}
         for name, tensor in self._shared(bare):

@@ -38,27 +38,30 @@ class Targets:
                 "give the module that the weights are for, or take state_dict()",
             )
         self._module = module
-        self._named = {
-            name: tensor
-            for name, tensor in module.state_dict(keep_vars=True).items()
-            if isinstance(tensor, torch.Tensor)
-        }
+        places = _places(module)
+        one_each: dict[int, _Target] = {}
+        self._named: dict[str, _Target] = {}
+        for name, held in module.state_dict(keep_vars=True).items():
+            if isinstance(held, torch.Tensor):  # modules may keep other things there
+                target = _Target(held, places.get(id(held), []))
+                self._named[name] = one_each.setdefault(id(held), target)
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401
         """The parameter or buffer."""
-        return self._named[name]
+        return self._named[name].tensor
 
     def choose(self, infos: Iterable[TensorInfo], strict: bool) -> tuple[list[str], list[str]]:
         """(missing, unexpected). Raises InvalidRequest, before anything is changed:
         `state_mismatch` for shapes that differ and, if `strict`, for any of the two."""
         found = {info.name: info for info in infos}
         filled = {id(self._named[name]) for name in found if name in self._named}
-        missing = [name for name, held in self._named.items() if id(held) not in filled]
+        missing = [name for name, target in self._named.items() if id(target) not in filled]
         unexpected = [name for name in found if name not in self._named]
         others = [
-            f"{name}: {list(held.shape)} in the module, {list(shape)} in the file"
-            for name, held in self._named.items()
-            if name in found and tuple(held.shape) != (shape := described(found[name])[1])
+            f"{name}: {ours} in the module, {theirs} in the file"
+            for name, target in self._named.items()
+            if name in found
+            and (ours := _shape(target.tensor)) != (theirs := list(described(found[name])[1]))
         ]
         if others or (strict and (missing or unexpected)):
             raise _mismatch(self._module, missing, unexpected, others)
@@ -66,14 +69,14 @@ class Targets:
 
     def assign(self, name: str, tensor: Any) -> None:  # noqa: ANN401
         """Put the tensor in the place of one, wherever the module and its parts hold that one."""
-        old = self._named[name]
-        new = tensor
+        target = self._named[name]
+        old, new = target.tensor, tensor
         if isinstance(old, library().nn.Parameter):
             new = library().nn.Parameter(tensor, requires_grad=old.requires_grad)
             new.__dict__.update(old.__dict__)
-        for owner, attribute in _places(self._module, old):
+        for owner, attribute in target.places:
             setattr(owner, attribute, new)
-        self._named |= {each: new for each, held in self._named.items() if held is old}
+        target.tensor = new
 
     def on_meta(self) -> list[str]:
         """Names of parameters and buffers without memory."""
@@ -93,14 +96,27 @@ def converted(target: Any, tensor: Any) -> None:  # noqa: ANN401
         tensor.untyped_storage().fill_(0)
 
 
-def _places(module: Any, tensor: Any) -> list[tuple[Any, str]]:  # noqa: ANN401
-    return [
-        (owner, attribute)
-        for owner in module.modules()
-        for held in (owner._parameters, owner._buffers)
-        for attribute, one in held.items()
-        if one is tensor
-    ]
+class _Target:
+    """A parameter or buffer, and where in the module it is held."""
+
+    def __init__(self, tensor: Any, places: list[tuple[Any, str]]) -> None:  # noqa: ANN401
+        self.tensor = tensor
+        self.places = places
+
+
+def _places(module: Any) -> dict[int, list[tuple[Any, str]]]:  # noqa: ANN401
+    """{id of a parameter or buffer: (the module that has it, by which attribute)}."""
+    found: dict[int, list[tuple[Any, str]]] = {}
+    for owner in module.modules():
+        for held in (owner._parameters, owner._buffers):
+            for attribute, one in held.items():
+                found.setdefault(id(one), []).append((owner, attribute))
+    return found
+
+
+def _shape(tensor: Any) -> object:  # noqa: ANN401
+    """The extents; of a lazy parameter, which has none before its first use, a word."""
+    return "none yet" if library().nn.parameter.is_lazy(tensor) else list(tensor.shape)
 
 
 def _mismatch(
