@@ -19,7 +19,8 @@ from typing import Any, Self
 
 import msgspec
 from cold import evict
-from contestants import ALL, Source, remove
+from contestants import Source, remove
+from contestants_s3 import ALL
 from measure import back_memory, emit
 from weights import human, write_safetensors
 

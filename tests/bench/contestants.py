@@ -12,7 +12,6 @@ import base64
 import importlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -175,6 +174,7 @@ class Ours:
         os.environ["MODELVAULT_THREADS"] = str(threads)
         self._modelvault = importlib.import_module("modelvault")
         self._sessions: dict[str, Any] = {}
+        atexit.register(self.close)
 
     def prepare(self, plain: Path, folder: Path) -> Source:
         from load import vault
@@ -196,13 +196,18 @@ class Ours:
             use(views[name])
 
     def _session(self, source: Source) -> Any:
+        """One session at a time: the home before is gone."""
         home = source["home"]
         if home not in self._sessions:
+            self.close()
             os.environ["XDG_CONFIG_HOME"] = f"{home}/config"
-            session = self._modelvault.connect(home=f"{home}/home")
-            atexit.register(session.close)
-            self._sessions[home] = session
+            self._sessions[home] = self._modelvault.connect(home=f"{home}/home")
         return self._sessions[home]
+
+    def close(self) -> None:
+        """End what is open."""
+        while self._sessions:
+            self._sessions.popitem()[1].close()
 
 
 class OursTorch(Ours):
@@ -231,65 +236,6 @@ class OursStreaming(OursTorch):
             use(tensor)
 
 
-class Boto3:
-    """What one does by hand: the object as a file, the file as tensors."""
-
-    label = "boto3 download_file, then safetensors.torch"
-    kind = "s3"
-
-    def __init__(self, threads: int) -> None:
-        self._boto3 = importlib.import_module("boto3")
-        self._load = importlib.import_module("safetensors.torch").load_file
-
-    def prepare(self, plain: Path, folder: Path) -> Source:
-        raise NotImplementedError("served.py puts it into the bucket")
-
-    def load(self, source: Source, use: Use) -> None:
-        client = self._boto3.client("s3", **source["client"])
-        with tempfile.NamedTemporaryFile(dir=source["folder"]) as copy:
-            client.download_fileobj(source["bucket"], source["object"], copy)
-            copy.flush()
-            for tensor in self._load(copy.name).values():
-                use(tensor)
-
-
-class TensorizerS3(Tensorizer):
-    label = "tensorizer, not encrypted, from S3"
-    kind = "tensorizer-s3"
-
-    def load(self, source: Source, use: Use) -> None:
-        client = source["client"]
-        stream = importlib.import_module("tensorizer.stream_io").open_stream(
-            f"s3://{source['bucket']}/{source['object']}",
-            s3_endpoint=client["endpoint_url"].removeprefix("http://"),
-            s3_access_key_id=client["aws_access_key_id"],
-            s3_secret_access_key=client["aws_secret_access_key"],
-            force_http=True,
-        )
-        self._show(stream, source, use)
-
-
-class TensorizerS3Encrypted(TensorizerS3):
-    label = "tensorizer, encrypted, from S3"
-    kind = "tensorizer-s3-encrypted"
-    encrypted = True
-
-
-class OursServed(Ours):
-    """As a job on another machine: lease from a broker, ciphertext by links from the store."""
-
-    label = "modelvault, tensors(), from S3"
-    kind = "served"
-
-    def _session(self, source: Source) -> Any:
-        if "" not in self._sessions:
-            os.environ.update(source["environment"])
-            session = self._modelvault.connect()
-            atexit.register(session.close)
-            self._sessions[""] = session
-        return self._sessions[""]
-
-
 CONTESTANTS: dict[str, type[Contestant]] = {
     "mmap": Mmap,
     "safetensors-numpy": SafetensorsNumpy,
@@ -303,13 +249,6 @@ CONTESTANTS: dict[str, type[Contestant]] = {
     "ours-torch": OursTorch,
     "ours-streaming": OursStreaming,
 }
-FROM_S3: dict[str, type[Contestant]] = {
-    "s3-boto3": Boto3,
-    "s3-tensorizer": TensorizerS3,
-    "s3-tensorizer-encrypted": TensorizerS3Encrypted,
-    "s3-ours": OursServed,
-}
-ALL = {**CONTESTANTS, **FROM_S3}
 
 
 def as_bytes(tensor: Any) -> memoryview:

@@ -74,7 +74,8 @@ def _run(heat: Heat, crew: Sequence[Worker], threads: int, folder: Path) -> None
         for cache in heat.caches:
             not_measured(heat.names, heat.shape, cache, threads, lack)
         return
-    with prepared(crew, heat.shape, folder / "files") as sources:
+    files = folder / f"{heat.shape.size}-{heat.shape.tensors}-{threads}"
+    with prepared(crew, heat.shape, files) as sources:
         for cache in heat.caches:
             found = race(
                 crew, sources, heat.shape, cache=cache, threads=threads, rounds=heat.rounds

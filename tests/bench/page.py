@@ -48,6 +48,7 @@ def page(lines: Sequence[Record]) -> str:
         _losses(lines),
         _absent(lines, about),
         "## All goals\nRatio = ours / other; lower is better.\n\n" + "\n".join(rows(lines)) + "\n",
+        _everything(lines),
     ]
     return "\n".join(sections)
 
@@ -125,7 +126,8 @@ def _why(lines: Sequence[Record]) -> list[str]:
     crypto = 1000 * (spent["check"] + spent["decrypt"]) / cores
     return [
         "Mapping a plain file copies nothing and looks at nothing: the floor under every loader "
-        "that reads, and out of reach for one that decrypts. On this machine a GiB costs "
+        "that reads, and out of reach for one that decrypts with few cores. On this machine a GiB "
+        "costs "
         f"{crypto:.0f} ms of {cores} cores for hashing and decrypting alone, and {least:.0f} ms "
         "with what else can't be left out (see the first plot): reading the ciphertext into a "
         "buffer of our own, so that nobody changes it between its check and its use; memory that "
@@ -142,6 +144,26 @@ def _absent(lines: Sequence[Record], about: Record) -> str:
     text = ["## Not measured\n", _device(about["machine"])]
     for (label, why), places in told.items():
         text.append(f"- {label}: {why} ({'; '.join(dict.fromkeys(places))}).")
+    return "\n".join([*text, ""])
+
+
+def _everything(lines: Sequence[Record]) -> str:
+    """Each race's figures, in the order that they were taken."""
+    text = [
+        "## All loads",
+        "Seconds are wall time, but for the processor's; memory is above what the process held "
+        "before. Bytes read by calls don't count what a mapping or a socket brings; from the disk "
+        "counts all that wasn't in the page cache.\n",
+        "| load | by | first tensor | all | processor | peak memory | by calls | from the disk |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        if line.get("reading") == "load" and "missing" not in line:
+            seconds = (shown(line[name], "s") for name in ("first_s", "total_s", "cpu_s"))
+            sizes = (shown(line[name], "bytes") for name in ("peak_bytes", "read_bytes"))
+            disk = shown(line["disk_bytes"], "bytes")
+            cells = (plots.where(line), line["label"], *seconds, *sizes, disk)
+            text.append(f"| {' | '.join(cells)} |")
     return "\n".join([*text, ""])
 
 

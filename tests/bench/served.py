@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from bare import Bare
 from contest import Shape, race, workers
-from contestants import FROM_S3, Source, remove
+from contestants import Source, remove
+from contestants_s3 import FROM_S3
 from load import ours
 from measure import back_memory, centile, interleaved, rate, report, samples
 from memory import MIB, peak

@@ -19,7 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from contestants import ALL, Contestant, Source, touched
+from contestants import Contestant, Source, touched
+from contestants_s3 import ALL
 
 _STATUS = Path("/proc/self/status")
 

@@ -96,6 +96,22 @@ def test_who_fails_is_told_of_and_the_others_go_on(
             contest.race(crew[2:], ours, SHAPE, cache="warm", threads=1, rounds=1)
 
 
+def test_one_process_loads_one_vault_after_the_other(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("MODELVAULT_THREADS", "1")
+    ours = contestants.Ours(1)
+    shown: list[int] = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        source = ours.prepare(plain, tmp_path / name)
+        ours.load(source, lambda tensor: shown.append(tensor.nbytes))
+        contestants.remove(source)
+    ours.close()
+    assert sum(shown) == 2 * SHAPE.size
+
+
 def test_evicted_is_out_of_the_page_cache(plain: Path) -> None:
     plain.read_bytes()
     assert cold.cached(plain) == 1
