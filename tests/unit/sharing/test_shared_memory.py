@@ -248,34 +248,56 @@ def test_old_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestReaders:
-    def proc(self, root: Path, pid: int, uid: int, maps: str | None) -> None:
+    LINE = "7f-80 r--s 00000000 00:01 {} /memfd:modelvault (deleted)\n"
+    DEVICE = os.makedev(0, 1)
+
+    @pytest.fixture(autouse=True)
+    def _fresh(self) -> Iterator[None]:
+        readers.stir()
+        yield
+        readers.stir()
+
+    def proc(self, root: Path, pid: int, *inodes: int) -> None:
         folder = root / str(pid)
-        folder.mkdir()
-        (folder / "status").write_text(f"Name:\tx\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n")
-        if maps is not None:
-            (folder / "maps").write_text(maps)
+        folder.mkdir(exist_ok=True)
+        other = "7f-80 r-xp 00000000 fe:01 77 /usr/bin/modelvault\n"
+        (folder / "maps").write_text(other + "".join(self.LINE.format(each) for each in inodes))
 
     def test_who_has_it_mapped(self, tmp_path: Path) -> None:
-        line = "7f-80 r--s 00000000 00:01 {} /memfd:modelvault (deleted)\n"
-        uid = os.getuid()
-        self.proc(tmp_path, 11, uid, line.format(5) + line.format(77))
-        self.proc(tmp_path, 12, uid, line.format(777))
-        self.proc(tmp_path, 13, uid + 1, line.format(77))
-        self.proc(tmp_path, 14, uid, None)  # has just ended
-        self.proc(tmp_path, os.getpid(), uid, line.format(77))
+        self.proc(tmp_path, 11, 5, 77)
+        self.proc(tmp_path, 12, 777, 7)
+        (tmp_path / "14").mkdir()  # has just ended
         (tmp_path / "self").mkdir()
-        assert readers.mapped_by(os.makedev(0, 1), 77, 1, proc=tmp_path) == {11}
-        assert readers.mapped_by(os.makedev(0, 1), 77, 0, proc=tmp_path) == {11, os.getpid()}
+        self.proc(tmp_path, os.getpid(), 77, 77)
+        assert readers.mapped_by(self.DEVICE, 77, 2, proc=tmp_path) == {11}
+        assert readers.mapped_by(self.DEVICE, 77, 1, proc=tmp_path) == {11, os.getpid()}
+        assert readers.mapped_by(os.makedev(0, 2), 77, 1, proc=tmp_path) == frozenset()
+
+    def test_one_look_does_for_many_files_while_nobody_is_given_any(self, tmp_path: Path) -> None:
+        now = [1000]
+
+        def mapped() -> frozenset[int]:
+            return readers.mapped_by(self.DEVICE, 77, 2, clock=lambda: now[0], proc=tmp_path)
+
+        self.proc(tmp_path, 11, 77)
+        assert mapped() == {11}
+        self.proc(tmp_path, 12, 77)
+        assert mapped() == {11}
+        readers.stir()
+        assert mapped() == {11, 12}
+        self.proc(tmp_path, 12)
+        now[0] += 500
+        assert mapped() == {11}
 
     def test_a_descendant_that_cant_be_looked_at_may_have_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for pid in (11, 12):
-            self.proc(tmp_path, pid, os.getuid(), "")
+            self.proc(tmp_path, pid)
 
-        def refused(_folder: Path) -> str:
+        def refused(_file: Path) -> bytes:
             raise PermissionError
 
-        monkeypatch.setattr(readers, "_maps", refused)
+        monkeypatch.setattr(Path, "read_bytes", refused)
         monkeypatch.setattr(peers, "parent_of", {11: os.getpid(), 12: 1}.__getitem__)
-        assert readers.mapped_by(os.makedev(0, 1), 77, 2, proc=tmp_path) == {11}
+        assert readers.mapped_by(self.DEVICE, 77, 2, proc=tmp_path) == {11}

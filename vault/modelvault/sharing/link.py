@@ -29,7 +29,7 @@ class Link:
     def __init__(self, address: str, meanwhile: Callable[[], None] = lambda: None) -> None:
         self._address = address
         self._meanwhile = meanwhile
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finaliser may hang up while its own thread asks
         self._taken: set[str] = set()
         self._line: socket.socket | None = None
         self.closed = False
@@ -150,7 +150,7 @@ class Link:
 
     def _forked(self) -> None:
         """In a forked child: the line is the parent's, and nobody holds the lock any more."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._drop()
 
 

@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator
 
 from modelvault.errors import Conflict, Unavailable
 from modelvault.manifest import FileEntry
-from modelvault.sharing import mapping
+from modelvault.sharing import mapping, readers
 from modelvault.sharing.mapping import PAGE, PRIVATE, READ, SHARED, WRITE, Pages
-from modelvault.sharing.readers import mapped_by
 
 _BLOCK = 1 << 20
 _OURS = 2  # mappings that the holder has of its own: one to read, one to write
@@ -128,6 +127,7 @@ class Shared(Seen):
     def give(self) -> int:
         """The descriptor, to be sent to another process."""
         self._writing.given = True
+        readers.stir()
         return self.descriptor
 
     def wipe(self) -> None:
@@ -195,7 +195,7 @@ class _Writing:
 
     def _used_elsewhere(self) -> bool:
         status = os.fstat(self._descriptor)
-        return bool(mapped_by(status.st_dev, status.st_ino, _OURS))
+        return bool(readers.mapped_by(status.st_dev, status.st_ino, _OURS))
 
     def _runs(self) -> Iterator[tuple[int, int]]:
         start = self._touched.find(1)

@@ -10,6 +10,7 @@ from modelvault.clock import Clock
 from modelvault.errors import Conflict, InvalidRequest, Unavailable
 from modelvault.loader.model import Model
 from modelvault.loader.resident import Resident
+from modelvault.sharing import readers
 from modelvault.sharing.memory import Shared, shared
 
 
@@ -66,6 +67,7 @@ class Shelf:
             raise InvalidRequest(
                 "bad_range", f"{path}: bytes {begin} to {end} of {given.resident.size}"
             )
+        readers.stir()
         self._model.lend(path).need(begin, end)
         if given.resident.move(shared) is not given.memory:
             raise Conflict(
