@@ -209,6 +209,20 @@ class TestAlone:
         with pytest.raises(NotFound):
             vault.load("alone:step-5", purpose="fine-tuning")
 
+    def test_a_save_that_didnt_end_is_given_up(self, vault: Session) -> None:
+        """Another process failed: nobody told this one's writer, but for its next save."""
+        writer = integration.VaultWriter(vault, "alone:step-8")
+        plan = dcp.SavePlan([])
+        (given,) = writer.prepare_global_plan([plan])
+        ticket = given.storage_data.ticket
+        dcp.save({"w": torch.ones(3)}, storage_writer=writer, no_dist=True)
+        assert writer.saved is not None
+        with pytest.raises(NotFound):
+            vault.join_joint(ticket, [checkpoint.FILE])
+        writer.prepare_global_plan([plan])
+        writer.abandon()
+        writer.abandon()
+
     def test_plans_of_an_earlier_save(self, vault: Session) -> None:
         planner = dcp.DefaultSavePlanner(enable_plan_caching=True)
         writer = integration.VaultWriter(vault, "alone:step-6")

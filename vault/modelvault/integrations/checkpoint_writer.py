@@ -86,11 +86,9 @@ class VaultWriter(StorageWriter):
 
     # torch.distributed.checkpoint.storage.StorageWriter
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """A new save begins; `checkpoint_id` is the reference that it goes to."""
-        self.abandon()
+        """The next save goes to the reference `checkpoint_id`."""
         if checkpoint_id:
             self._reference = self._target(os.fspath(checkpoint_id))
-        self._save_id = uuid4().hex
 
     def set_up_storage_writer(
         self,
@@ -98,7 +96,11 @@ class VaultWriter(StorageWriter):
         *args: Any,  # noqa: ANN401, ARG002
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        """Raises InvalidRequest (`needs_collectives`)."""
+        """A save begins, and an earlier one that didn't end is given up. Raises InvalidRequest
+        (`needs_collectives`)."""
+        self.abandon()
+        self.saved = None
+        self._save_id = uuid4().hex
         if not kwargs.get("use_collectives", True):
             raise InvalidRequest(
                 "needs_collectives",
@@ -254,11 +256,10 @@ def _value(item: WriteItem, planner: SavePlanner) -> Any:  # noqa: ANN401
     try:
         value = torch.load(data, weights_only=True)
     except Exception:  # noqa: BLE001  torch's and pickle's many kinds, all with one meaning
-        value = _OTHER
+        raise plain.not_plain(
+            (item.index.fqn,), "it is neither a tensor nor a plain value", plain.KINDS
+        ) from None
     return plain.encode(value, _no_tensor, where=(item.index.fqn,))
-
-
-_OTHER = object()
 
 
 def _no_tensor(_where: tuple[object, ...], _value: object) -> None:

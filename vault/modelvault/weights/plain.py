@@ -16,6 +16,7 @@ from typing import Any
 from modelvault.canonical import MAX_INTEGER
 from modelvault.errors import IntegrityError, InvalidRequest
 
+KINDS = "keep numbers, texts, bytes, lists, tuples and dicts of them, and tensors"
 MAX_DEPTH = 9  # of dicts in dicts: each takes three levels of JSON's 32
 
 Name = Callable[[tuple[object, ...], object], str | None]
@@ -26,7 +27,7 @@ def encode(value: object, name: Name, *, where: tuple[object, ...] = ()) -> Any:
     """`value` as JSON values. `name(where, value)` gives the name that a tensor goes by, and None
     for what is none. Raises InvalidRequest (`not_plain`) that says where."""
     if len(where) > MAX_DEPTH:
-        raise _not_plain(where, "it is nested too deep", "flatten it")
+        raise not_plain(where, "it is nested too deep", "flatten it")
     named = name(where, value)
     if named is not None:
         return {"tensor": named}
@@ -50,10 +51,10 @@ def encode(value: object, name: Name, *, where: tuple[object, ...] = ()) -> Any:
                 for key, one in value.items()
             ]
         }
-    raise _not_plain(
+    raise not_plain(
         where,
         f"it is of the type {type(value).__name__!r}",
-        "keep numbers, texts, bytes, lists, tuples and dicts of them, and tensors",
+        KINDS,
     )
 
 
@@ -85,7 +86,7 @@ def bad_checkpoint(what: str) -> IntegrityError:
 def _key(key: object, where: tuple[object, ...]) -> Any:  # noqa: ANN401
     if key is None or isinstance(key, bool | int | str | float):
         return encode(key, _no_tensor, where=where)
-    raise _not_plain(where, f"a key of the type {type(key).__name__!r}", "use texts and numbers")
+    raise not_plain(where, f"a key of the type {type(key).__name__!r}", "use texts and numbers")
 
 
 def _no_tensor(_where: tuple[object, ...], _value: object) -> None:
@@ -96,7 +97,7 @@ def _text(value: str, where: tuple[object, ...]) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise _not_plain(where, "it isn't Unicode text", "keep it as bytes") from None
+        raise not_plain(where, "it isn't Unicode text", "keep it as bytes") from None
     return str(value)
 
 
@@ -129,6 +130,7 @@ _DECODE: dict[str, Callable[[Any, Take], Any]] = {
 }
 
 
-def _not_plain(where: tuple[object, ...], what: str, hint: str) -> InvalidRequest:
+def not_plain(where: tuple[object, ...], what: str, hint: str) -> InvalidRequest:
+    """What stands there in a state can't be written down."""
     place = ".".join(str(part)[:80] for part in where) or "the state itself"
     return InvalidRequest("not_plain", f"{place} can't be saved: {what}", hint)
