@@ -363,11 +363,12 @@ def test_an_export_writes_private_files(vault: Vault, tmp_path: Path) -> None:
     assert len(vault.broker.released) == 1
 
 
-def test_an_export_of_what_must_stay_in_memory(vault: Vault, tmp_path: Path) -> None:
-    vault.broker.obligations = Obligations(memory_only=True)
+@pytest.mark.parametrize("name", ["memory_only", "isolated_memory"])
+def test_an_export_of_what_must_stay_in_memory(vault: Vault, tmp_path: Path, name: str) -> None:
+    vault.broker.obligations = Obligations(**{name: True})
     with pytest.raises(AccessDenied) as caught:
         vault.session.export("m:prod", tmp_path / "out")
-    assert caught.value.code == "memory_only"
+    assert caught.value.code == name
     assert caught.value.details["owner"] == "owner"
     assert len(vault.broker.released) == 1
     assert not list(tmp_path.glob("*out*"))
