@@ -79,6 +79,7 @@ def files_in(folder: Path) -> list[str]:
 # a real server
 
 
+@pytest.mark.slow
 def test_log_and_load_through_a_server(
     churn: str, vault: Session, tmp_path: Path, ram: Path
 ) -> None:
