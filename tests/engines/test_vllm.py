@@ -66,11 +66,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     paths = [str(root / "names"), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {name: text for name, text in os.environ.items() if not name.startswith("MODELVAULT_")}
     env |= {
-        "PATH": f"{root / 'bin'}:{BIN}:{os.environ['PATH']}", "HOME": str(root / "user"), "TMPDIR": str(root / "tmp"), "PYTHONPATH": ":".join(paths),
-        "MODELVAULT_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "XDG_CACHE_HOME": str(root / "user/cache"), "XDG_CONFIG_HOME": str(root / "user/config"),
-    }  # fmt: skip
+        "PATH": f"{root / 'bin'}:{BIN}:{os.environ['PATH']}",
+        "PYTHONPATH": ":".join(paths),
+        "HOME": str(root / "user"),
+        "TMPDIR": str(root / "tmp"),
+        "XDG_CACHE_HOME": str(root / "user/cache"),
+        "XDG_CONFIG_HOME": str(root / "user/config"),
+        "MODELVAULT_HOME": str(root / "home"),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("MODELVAULT_")]:
             patch.delenv(name)

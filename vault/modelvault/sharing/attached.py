@@ -109,7 +109,9 @@ class AttachedModel(Model):
 
         if device is not None and torch.other_device(device) is not None:
             return super().iter_tensors(*paths, device=device, window=window)
-        stream = SharedStream(self._located(torch, paths).values(), self._cleared, torch.view)
+        stream = SharedStream(
+            self._located(torch, paths).values(), self._cleared, torch.view, self.check
+        )
         self._streams.add(stream)
         return stream
 

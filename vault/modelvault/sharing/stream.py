@@ -29,9 +29,12 @@ class SharedStream:
         located: Iterable[Located],
         residents: Callable[[str], Resident],
         view: Callable[[TensorInfo, memoryview], Any],
+        check: Callable[[], None],
     ) -> None:
+        """`check` raises when nothing may be had any more."""
         self._residents = residents
         self._view = view
+        self._check = check
         self._spans = iter(spans(located, _TOGETHER))
         self._ahead: Ahead[Span | None] | None = self._begin()
         self._ready: deque[tuple[str, Any]] = deque()
@@ -43,6 +46,7 @@ class SharedStream:
     def __next__(self) -> tuple[str, Any]:
         """Raises what `Model.state_dict` raises."""
         with self._lock:
+            self._check()
             while not self._ready:
                 self._advance()
             return self._ready.popleft()
