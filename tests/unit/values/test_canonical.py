@@ -223,3 +223,12 @@ def test_decode_names_the_document_in_one_line(text: str, code: str) -> None:
     with pytest.raises(InvalidRequest) as request:
         canonical.decode(text.encode(), Letter, limit=LIMIT, what="letter", error=InvalidRequest)
     assert request.value.message == error.value.message
+
+
+def test_documents_of_others_may_hold_fractions_and_nothing_else_that_is_loose() -> None:
+    assert canonical.loads_foreign(b'{"a":1.5,"b":[1e3]}', 100) == {"a": 1.5, "b": [1000.0]}
+    for data in (b'{"a":NaN}', b'{"a":1,"a":2}', b"[" * 40, b'"\\ud800"', b"9007199254740993"):
+        with pytest.raises(InvalidRequest):
+            canonical.loads_foreign(data, 100)
+    with pytest.raises(InvalidRequest, match="the limit is 2"):
+        canonical.loads_foreign(b"1.5", 2)
