@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -148,6 +149,13 @@ def test_a_model_with_its_data_beside_it_is_handed_out() -> None:
         assert model.read_bytes("s/m.onnx") == data
 
 
+class Options:
+    add_external_initializers_from_files_in_memory = None
+
+
+# Never gets so far that more would be asked of it.
+RUNTIME = types.SimpleNamespace(SessionOptions=Options, __version__="1.22")
+
 MISSING = {
     "not in the version": ({}, (), IntegrityError, "missing_external_data"),
     "too short": ({"s/w.data": b"123"}, (), IntegrityError, "bad_onnx"),
@@ -158,7 +166,7 @@ MISSING = {
 @pytest.mark.parametrize("case", MISSING)
 def test_a_session_whose_data_cant_be_had(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     more, granted, family, code = MISSING[case]
-    monkeypatch.setitem(sys.modules, "onnxruntime", sys)  # never gets that far
+    monkeypatch.setitem(sys.modules, "onnxruntime", RUNTIME)
     data = model_of(graph_of(external("w.data", offset=0, length=4)))
     with (
         Version({"s/m.onnx": data, **more}).model(*granted) as model,
@@ -170,7 +178,7 @@ def test_a_session_whose_data_cant_be_had(case: str, monkeypatch: pytest.MonkeyP
 
 
 def test_a_tensor_that_onnxruntime_takes_from_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", sys)
+    monkeypatch.setitem(sys.modules, "onnxruntime", RUNTIME)
     monkeypatch.setattr("modelvault.loader.engines.onnx._MOST", 4)
     data = model_of(graph_of(external("w.data", offset=0, length=4)))
     with (
@@ -191,6 +199,18 @@ def test_without_onnxruntime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         model.onnx_session("m.onnx")
     assert caught.value.code == "missing_extra"
     assert "encrypted-model-vault[onnx]" in caught.value.hint
+
+
+def test_an_onnxruntime_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", RUNTIME)
+    monkeypatch.delattr(Options, "add_external_initializers_from_files_in_memory")
+    with (
+        Version({"m.onnx": model_of(b"")}).model() as model,
+        pytest.raises(InvalidRequest, match=r"onnxruntime 1\.22 takes no weights") as caught,
+    ):
+        model.onnx_session("m.onnx")
+    assert caught.value.code == "missing_extra"
+    assert "1.24 or later" in caught.value.hint
 
 
 def test_a_gguf_in_torch() -> None:

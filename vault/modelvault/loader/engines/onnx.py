@@ -126,4 +126,10 @@ def _onnxruntime() -> Any:  # noqa: ANN401
             "onnx_session() needs onnxruntime, which isn't installed",
             "pip install 'encrypted-model-vault[onnx]', or onnxruntime-gpu by itself",
         ) from None
+    if not hasattr(onnxruntime.SessionOptions, "add_external_initializers_from_files_in_memory"):
+        raise InvalidRequest(
+            "missing_extra",
+            f"onnxruntime {onnxruntime.__version__} takes no weights from memory",
+            "pip install -U 'encrypted-model-vault[onnx]', for onnxruntime 1.24 or later",
+        )
     return onnxruntime
