@@ -52,9 +52,12 @@ def need_user_namespaces() -> None:
 
 def need_private_mounts() -> None:
     """Skip where there are none."""
-    probe = "from modelvault.running import private; private.enter()"
-    ended = subprocess.run([sys.executable, "-c", probe], check=False, capture_output=True)
-    if ended.returncode:
+    probe = (
+        "import sys, pathlib; from modelvault.running import private\n"
+        "sys.exit(not private.enter(pathlib.Path(sys.argv[1])))"
+    )
+    line = [sys.executable, "-c", probe, tempfile.gettempdir()]
+    if subprocess.run(line, check=False).returncode:
         _lacks("private mounts")
 
 

@@ -84,9 +84,9 @@ def _held(
     """The holder's life."""
     kernel.die_with_parent(signal.SIGTERM)
     handling.unwind_when_asked(job.before)
-    with contextlib.suppress(OSError):
-        private.enter()
-    holder = Holder(job, name, where, warden.fork(job, where, front), front)
+    hidden = private.enter(where.path)
+    keeper = warden.fork(job, where, front)
+    holder = Holder(job, name, where, keeper, front, hidden=hidden)
     try:
         return hold(holder)
     finally:

@@ -36,13 +36,22 @@ class Holder:
     """One run's; made by `front.run`, in a process of its own."""
 
     def __init__(
-        self, job: Job, name: str, place: Place, warden: Warden, front: socket.socket
+        self,
+        job: Job,
+        name: str,
+        place: Place,
+        warden: Warden,
+        front: socket.socket,
+        *,
+        hidden: bool,
     ) -> None:
+        """`hidden` says whether this process and the warden have mounts of their own."""
         self._job = job
         self._name = name
         self._place = place
         self._warden = warden
         self._front = front
+        self._hidden = hidden
         self._reason = ""
         self._woken, self._wake = socket.socketpair()
 
@@ -58,7 +67,7 @@ class Holder:
 
         Raises Unavailable (`no_ram_folder`).
         """
-        folder = self._private(model, paths) or self._links()
+        folder = self._private(model, paths) if self._hidden else self._links()
         try:
             yield folder
         finally:
@@ -100,13 +109,13 @@ class Holder:
         self._warden.stop()
         self._place.remove()
 
-    def _private(self, model: Model, paths: Sequence[str]) -> PrivateFolder | None:
+    def _private(self, model: Model, paths: Sequence[str]) -> PrivateFolder:
         sizes = {entry.path: entry.size for entry in model.manifest.files}
         size = private.rounded(sizes[path] for path in paths)
         try:
             folder = PrivateFolder(self._place.path, self._name, size)
-        except OSError:
-            return None
+        except OSError as error:
+            raise _no_folder(error) from None
         with contextlib.suppress(OSError):
             kernel.hide()
         return folder
@@ -158,6 +167,14 @@ class Holder:
             "run it again, or ask the model's owner if that is refused",
             model=model.name,
         )
+
+
+def _no_folder(error: OSError) -> Unavailable:
+    return Unavailable(
+        "no_ram_folder",
+        f"a file system in memory couldn't be mounted: {os.strerror(error.errno or 0)}",
+        "raise the limit that was reached, or ask the machine's admin",
+    )
 
 
 def _not_started(number: int, program: str) -> ModelVaultError:

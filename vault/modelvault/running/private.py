@@ -29,12 +29,29 @@ _SLACK = 1 << 20  # for what isn't files' contents
 _WISHES = (",noswap,huge=within_size", ",noswap", ",huge=within_size", "")
 
 
-def enter() -> None:
-    """Give this process, and all that it starts, mounts of their own.
+def enter(place: Path) -> bool:
+    """Give this process, and all that it starts, mounts of their own, and say whether it has them.
 
-    It must be single-threaded. Raises OSError where the machine doesn't allow it; nothing has
-    changed then.
+    It must be single-threaded. Where the machine doesn't allow it, or no mount on `place`, nothing
+    has changed: a child tries first, since who has entered a namespace can't leave it.
     """
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with contextlib.suppress(OSError):
+                _enter()
+                _mount(place, _SLACK)
+                code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if status == 0:
+        _enter()
+    return status == 0
+
+
+def _enter() -> None:
     try:
         kernel.unshare(kernel.CLONE_NEWNS)
     except PermissionError:
@@ -54,7 +71,7 @@ def _enter_as_user() -> None:
 
 class PrivateFolder:
     """Files of a model in a tmpfs of their own, read-only once `lock` was called. A `Folder` of
-    the loader. Not thread-safe; `enter` must have been called.
+    the loader. Not thread-safe.
     """
 
     isolated = True
@@ -62,7 +79,8 @@ class PrivateFolder:
     def __init__(self, place: Path, name: str, size: int) -> None:
         """Mount on `place`, which exists, for files of `size` bytes in all, each rounded up.
 
-        `root` is a folder `name` in it. Raises OSError.
+        `root` is a folder `name` in it. `enter` must have said yes: else others would see it.
+        Raises OSError.
         """
         self._place = place
         _mount(place, size + _SLACK)

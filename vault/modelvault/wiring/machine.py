@@ -9,6 +9,7 @@ import resource
 import secrets
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 from sys import executable
 
@@ -76,10 +77,14 @@ def _memory_files() -> bool:
 
 def _private_mounts() -> bool:
     """Tried, in a process of its own: what a kernel allows is in no one place."""
-    code = "from modelvault.running import private; private.enter()"
+    code = (
+        "import pathlib, sys; from modelvault.running import private; "
+        "sys.exit(not private.enter(pathlib.Path(sys.argv[1])))"
+    )
     try:
+        line = [executable, "-c", code, tempfile.gettempdir()]
         done = subprocess.run(  # noqa: S603 - our own interpreter
-            [executable, "-c", code], capture_output=True, check=False, timeout=30
+            line, capture_output=True, check=False, timeout=30
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
