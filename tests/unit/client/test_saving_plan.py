@@ -98,9 +98,17 @@ def test_any_range_of_a_file() -> None:
                 )
 
 
+class Twice(dict[str, Any]):
+    """A mapping that says a name twice."""
+
+    def items(self) -> Any:
+        yield from [("a", A), ("a", B)]
+
+
 @pytest.mark.parametrize(
     ("state", "files", "limit", "code"),
     [
+        (Twice(a=A), {}, None, "bad_tensor_name"),
         ({}, {}, None, "nothing_to_save"),
         ([("a", A)], {}, None, "nothing_to_save"),
         (None, {}, None, "nothing_to_save"),

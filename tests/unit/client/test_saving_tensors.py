@@ -114,6 +114,7 @@ def test_packed_halves_of_bytes_count_as_elements() -> None:
         (np.array([object()]), "unsupported_dtype"),
         (np.zeros(2, "M8[s]"), "unsupported_dtype"),
         (torch.eye(2).to_sparse(), "unsupported_tensor"),
+        (np.ma.masked_array([1.0, 2.0], [False, True]), "unsupported_tensor"),
         (torch.empty(2, device="meta"), "unsupported_tensor"),
         (torch.nn.LazyLinear(2).weight, "unsupported_tensor"),
     ],

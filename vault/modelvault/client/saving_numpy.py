@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from modelvault.client.saving_tensors import Tensor, unsupported_dtype
+from modelvault.client.saving_tensors import Tensor, unsupported_dtype, unsupported_tensor
 from modelvault.weights.layout import Row
 
 _NAMES = {
@@ -22,6 +22,10 @@ _ML_NAMES = {
 
 def tensor(name: str, value: Any) -> Tensor:  # noqa: ANN401
     """Errors as `tensor_of`."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise unsupported_tensor(
+            name, "is a masked array", "save what it is made of: its .data and its .mask"
+        )
     array = np.asarray(value)
     dtype = _NAMES.get(array.dtype.str[1:]) or _ML_NAMES.get(array.dtype.name)
     if dtype is None:

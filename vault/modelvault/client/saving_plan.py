@@ -56,8 +56,16 @@ def tensors_of(state: Mapping[str, object]) -> tuple[list[Tensor], dict[str, str
     tensors: list[Tensor] = []
     tied: dict[str, str] = {}
     first: dict[Hashable, str] = {}
+    seen: set[str] = set()
     for name, value in state.items():
-        tensor = tensor_of(check_name(name), value)
+        if check_name(name) in seen:  # a mapping that isn't a dict may say a name twice
+            raise InvalidRequest(
+                "bad_tensor_name",
+                f"the name {short(name)} stands twice in this state",
+                "rename one",
+            )
+        seen.add(name)
+        tensor = tensor_of(name, value)
         kept = first.setdefault(tensor.known, name) if tensor.row.size else name
         if kept == name:
             tensors.append(tensor)
