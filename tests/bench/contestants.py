@@ -226,11 +226,6 @@ class OursTorch(Ours):
 class OursStreaming(OursTorch):
     label = "modelvault, iter_tensors()"
 
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads)
-        if not hasattr(self._modelvault.Model, "iter_tensors"):
-            raise ImportError("this version has no iter_tensors()")
-
     def _show(self, model: Any, use: Use) -> None:
         for _, tensor in model.iter_tensors():
             use(tensor)

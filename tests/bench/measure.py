@@ -125,5 +125,6 @@ def emit(line: dict[str, object]) -> None:
 def keep(file: Path) -> None:
     """From now on, all lines go to this new file too."""
     global _kept
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("")
     _kept = file

@@ -95,7 +95,7 @@ def _how() -> str:
         "own, and touch every page of them; medians count. A load of ours is all of it: lease, "
         "policy, audit entries, signatures, every byte hashed and decrypted, memory wiped. Warm: "
         "the file is in the page cache. Cold: it was put out of it, which is checked before each "
-        "round. S3 is a server on the same machine, so it shares the cores. The dark mark on a "
+        "round. S3 is a server on the same machine, so it shares the cores. The thin mark on a "
         "bar is the time to the first tensor. Contestants that read past the page cache "
         "(the Run:ai streamer, fastsafetensors) pay for the disk when warm, too.\n"
     )

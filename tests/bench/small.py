@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
@@ -15,7 +16,6 @@ from weights import GIB, human, write_safetensors
 
 from modelvault.adapters.objects_folder import FolderStore
 from modelvault.crypto.floe import HEADER_BYTES, Geometry
-from modelvault.loader.model import Model
 
 ROUNDS = 9
 TENSORS = 32
@@ -62,7 +62,8 @@ def one_tensor_case(folder: Path, size: int = GIB) -> None:
 
 def first_tensor_case(folder: Path, size: int = GIB) -> None:
     """Bytes read at the store before the first tensor of a stream can be used."""
-    if not hasattr(Model, "iter_tensors"):
+    if find_spec("torch") is None:
+        print("left out: torch isn't installed", file=sys.stderr)
         return
     folder.mkdir()
     plain = folder / "model.safetensors"
