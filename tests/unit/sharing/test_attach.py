@@ -451,3 +451,58 @@ def test_descriptors_are_given_back(shared: Hosted) -> None:
         use()
     gc.collect()
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def test_a_holder_whose_thread_fails_serves_nobody_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: told.append(str(args.exc_value)))
+    with hosted(FILES) as shared:
+        model = attach(shared.address)
+        model.tensor("b")
+
+        def fail() -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(shared.host._shelf, "tidy", fail)
+        eventually(lambda: model._gate._dropped)
+        with pytest.raises(Unavailable) as caught:
+            model.tensor("b")
+        assert caught.value.code == "host_failed"
+        assert told == ["a bug"]
+        model.close()
+
+
+def test_what_the_holder_has_needs_no_room_here_but_copies_do(
+    shared: Hosted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Unavailable("insufficient_memory", "the machine is full")
+
+    def refuse(size: int) -> None:
+        assert size
+        raise full
+
+    with attach(shared.address) as model:
+        model._fits = refuse
+        np.testing.assert_array_equal(model.tensors()["w"], ARRAYS["w"])
+        with pytest.raises(Unavailable):
+            model.get_slice("v", framework="numpy")[1:2]
+
+
+def test_a_machine_that_is_full_is_an_error_in_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before a byte is read: a look at a page that can't be had would be a signal."""
+    with hosted(FILES) as shared, attach(shared.address) as model:
+        model.tensor_infos()
+
+        def refused(*_: int) -> None:
+            raise OSError(12, "Cannot allocate memory")
+
+        monkeypatch.setattr("os.posix_fallocate", refused)
+        before = shared.reads(MODEL)
+        with pytest.raises(Unavailable) as caught:
+            model.tensors()
+        assert caught.value.code == "insufficient_memory"
+        assert shared.reads(MODEL) == before

@@ -155,7 +155,7 @@ class TestPage:
     def test_what_cant_be_read_is_no_access(self) -> None:
         written, read, _ = self.pages()
         written.extend(5000)
-        written._memory.fill(8, 16, lambda buffer: buffer.cast("Q").__setitem__(0, 7))
+        written._numbers[1] = 7
         with pytest.raises(Unavailable):
             read.check()
 

@@ -6,16 +6,19 @@ import mmap
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from modelvault.artifact.meter import Meter
 from modelvault.clock import Clock, boot_ms
 from modelvault.errors import AccessDenied, InvalidRequest, ModelVaultError, Unavailable
 from modelvault.loader import metrics
 from modelvault.loader.ending import this_process
+from modelvault.loader.memory import check_fits
 from modelvault.loader.metrics import Stats
 from modelvault.loader.model import Model
+from modelvault.loader.resident import Resident
 from modelvault.loader.streams import WINDOW, Stream
 from modelvault.manifest import FileEntry, Manifest
 from modelvault.sharing.address import SOCKET, VARIABLE
@@ -86,7 +89,6 @@ def _join(
         watch,
         closed,
         stats=stats,
-        fits=lambda _size: None,  # the holder looks at that
         memories=lambda entry, holder: Attached(link, entry, holder),
     )
     metrics.watch(model)
@@ -98,6 +100,14 @@ def _join(
 
 class AttachedModel(Model):
     """A Model whose tensors in a stream are views, too: what others decrypted isn't copied."""
+
+    def __init__(self, *parts: Any, **more: Any) -> None:  # noqa: ANN401
+        """As Model. Whether files fit is the holder's to see, copies of them are this process's."""
+        super().__init__(*parts, fits=_nothing, **more)
+        self._fits = check_fits
+
+    def _check_fits(self, residents: Iterable[Resident]) -> None:
+        """The holder looks at that."""
 
     def iter_tensors(self, *paths: str, device: object = None, window: int = WINDOW) -> Stream:
         """(name, torch.Tensor) of the files named or of all, one after the other, over the shared
@@ -230,7 +240,7 @@ def _nobody() -> None:
     """Nobody is to be ended."""
 
 
-def _nothing(_buffer: memoryview) -> None:
+def _nothing(_buffer: object) -> None:
     return
 
 

@@ -77,6 +77,7 @@ class Host:
         self._lock = threading.Lock()
         self._over: ModelVaultError | None = None
         self._over_at = 0
+        self._wiped = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="modelvault-host", daemon=True)
         # Also runs when the interpreter ends.
@@ -104,6 +105,7 @@ class Host:
         try:
             self._thread.start()
         except RuntimeError:
+            self.stop()
             raise _no_thread() from None
         return self
 
@@ -145,24 +147,32 @@ class Host:
 
     def _run(self) -> None:
         listener = self._listener
-        while listener is not None and not self._stopping.is_set():
-            self._look()
-            self._shelf.tidy()
-            try:
-                connection, _ = listener.accept()
-            except TimeoutError:
-                continue
-            except OSError:  # it was stopped, or there are no descriptors left: not for ever
-                self._stopping.wait(_TICK_S)
-                continue
-            connection.settimeout(None)
-            try:
-                self._admit(connection)
-            except ModelVaultError as refused:
-                _LOG.warning("a process was refused: %s", refused.message)
-                with suppress(OSError), connection:
-                    connection.setblocking(False)
-                    messages.send(connection, messages.refusal(refused), [])
+        try:
+            while listener is not None and not self._stopping.is_set():
+                self._look()
+                self._shelf.tidy()
+                try:
+                    connection, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                except OSError:  # it was stopped, or there are no descriptors left: not for ever
+                    self._stopping.wait(_TICK_S)
+                    continue
+                self._receive(connection)
+        finally:  # whatever unforeseen ends this thread: fail closed
+            self._end(Unavailable("host_failed", "the model's holder failed", "see its log"))
+
+    def _receive(self, connection: socket.socket) -> None:
+        connection.settimeout(None)
+        try:
+            self._admit(connection)
+        except ModelVaultError as refused:
+            _LOG.warning("a process was refused: %s", refused.message)
+            with suppress(OSError), connection:
+                connection.setblocking(False)
+                messages.send(connection, messages.refusal(refused), [])
+        except OSError:  # it is gone already
+            connection.close()
 
     def _look(self) -> None:
         """Say on the page what holds now."""
@@ -206,7 +216,10 @@ class Host:
         if grace_s is None or not isinstance(self._over, AccessDenied):
             return
         self._over_at = self._over_at or self._clock()
-        if at_once or self._clock() - self._over_at >= grace_s * 1000:
+        due = self._clock() - self._over_at >= grace_s * 1000
+        # While a connection is there, its last request may still be writing.
+        if not self._wiped and (at_once or (due and not self._serving())):
+            self._wiped = True
             self._shelf.wipe()
 
     def _admit(self, connection: socket.socket) -> None:

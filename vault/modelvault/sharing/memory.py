@@ -124,6 +124,10 @@ class Shared(Seen):
         self._held()
         self._writing.fill(begin, end, read)
 
+    def writable(self, begin: int, end: int) -> memoryview:
+        """Bytes that were filled, to be written over: that can't fail, and isn't undone."""
+        return mapping.view(self._writing.pages, begin, end)
+
     def give(self) -> int:
         """The descriptor, to be sent to another process."""
         self._writing.given = True
@@ -142,7 +146,7 @@ class _Writing:
 
     def __init__(self, pages: Pages, size: int, descriptor: int) -> None:
         self.given = False
-        self._pages = pages
+        self.pages = pages
         self._size = size
         self._descriptor = descriptor
         self._touched = bytearray((size - 1) // _BLOCK + 1) if size else bytearray()
@@ -155,7 +159,7 @@ class _Writing:
                 "a forked child can't decrypt into memory that its parent shares",
                 "use modelvault.attach() in the child",
             )
-        pages = self._pages
+        pages = self.pages
         if begin == end:
             read(memoryview(bytearray()))
             return
@@ -175,7 +179,7 @@ class _Writing:
     def wipe(self) -> None:
         if self._owner == os.getpid():
             for begin, end in self._runs():
-                ctypes.memset(ctypes.addressof(self._pages) + begin, 0, end - begin)
+                ctypes.memset(ctypes.addressof(self.pages) + begin, 0, end - begin)
 
     def end(self) -> None:
         """Nobody here looks at it any more."""

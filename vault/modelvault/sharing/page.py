@@ -8,8 +8,6 @@ what follows (0 while the model may be used): the error to raise, as a problem d
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 
 from modelvault.clock import Clock
@@ -29,6 +27,9 @@ class WrittenPage:
     def __init__(self) -> None:
         """Raises Unavailable: `no_shared_memory`, `insufficient_memory`."""
         self._memory = Shared(PAGE)
+        self._memory.fill(0, PAGE, lambda _zeros: None)
+        self._page = self._memory.writable(0, PAGE)
+        self._numbers = self._page[:_NUMBERS].cast("Q")
         self.over = False
 
     @property
@@ -38,21 +39,16 @@ class WrittenPage:
 
     def extend(self, until: int) -> None:
         """The model may be used until then."""
-
-        def write(buffer: memoryview) -> None:
-            buffer.cast("Q")[0] = until  # one store: nobody sees half of it
-
         if not self.over:
-            self._memory.fill(0, 8, write)
+            self._numbers[0] = until  # one store: nobody sees half of it
 
     def end(self, error: ModelVaultError) -> None:
         """From now on every look raises `error`; the first one stands."""
         if not self.over:
             self.over = True
             document = _document(error)
-            self._memory.fill(_NUMBERS, _NUMBERS + len(document), _writer(document))
-            # Last: who sees that there is an error sees all of it.
-            self._memory.fill(8, 16, _writer(len(document).to_bytes(8, "little")))
+            self._page[_NUMBERS : _NUMBERS + len(document)] = document
+            self._numbers[1] = len(document)  # last: who sees that there is one sees all of it
 
 
 class ReadPage:
@@ -90,13 +86,6 @@ class ReadPage:
             return problem.error_of(msgspec.json.decode(text, type=Problem))
         except msgspec.MsgspecError:
             return Unavailable("host_unreadable", "the model's holder said what can't be read")
-
-
-def _writer(data: bytes) -> Callable[[memoryview], None]:
-    def write(buffer: memoryview) -> None:
-        buffer[:] = data
-
-    return write
 
 
 def _document(error: ModelVaultError) -> bytes:
