@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import modelvault
-from modelvault import connect, wiring
+from modelvault import Model, connect, wiring
 from modelvault.client.session import Session
 from modelvault.errors import AccessDenied, Conflict, Unavailable
 from support.attacked import folder
@@ -135,6 +135,39 @@ def test_a_lock_that_was_held_at_the_fork(session: Session, broker: HonestBroker
 
         assert in_a_child(child)
     model.close()
+
+
+def test_locks_of_the_loader_that_were_held_at_the_fork(session: Session) -> None:
+    """A thread decrypts ahead while another one forks."""
+    model = session.load("m", purpose="inference")
+    model.open("a.dat").read(1)
+    resident, lent = model._residents["a.dat"], model._lent
+    with model._lock, resident._lock, lent._lock:
+        held = threading.Event()
+
+        def child() -> bool:
+            held.set()
+            for ending in (model.close, model.close):
+                ending()
+            with pytest.raises(Conflict, match="closed"):
+                model.open("a.dat")
+            return model.closed
+
+        # As another thread's: the one that forks could take its own locks again.
+        forked: list[bool] = []
+        thread = threading.Thread(target=lambda: forked.append(in_a_child(child)))
+        thread.start()
+        thread.join(30)
+        assert forked == [True]
+    assert model.open("b.dat").read() == CONTENT
+    assert in_a_child(lambda: fails_within(model))
+    model.close()
+
+
+def fails_within(model: Model) -> bool:
+    with pytest.raises(ZeroDivisionError), model:
+        raise ZeroDivisionError
+    return model.closed
 
 
 def test_a_child_of_an_embedded_vault_asks_for_nothing(

@@ -37,6 +37,11 @@ class Lent:
         finally:
             region.abandon()
 
+    @property
+    def forked(self) -> bool:
+        """See `Gate.forked`."""
+        return self._gate.forked
+
     def check(self) -> None:
         """Raises what the gate says when nothing may be had any more."""
         self._gate.check()

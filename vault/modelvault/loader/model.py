@@ -150,6 +150,9 @@ class Model(Tensors, Formats):
         Raises Conflict (`views_alive`) naming the files whose memory is in use; the model stays
         open then, and a later close works.
         """
+        if self._gate.forked:
+            self._leave()
+            return
         self._gate.shut()  # before the lock: whoever fills the folder gives up at its next stride
         with self._lock:
             if self.closed:
@@ -211,6 +214,9 @@ class Model(Tensors, Formats):
         The error matters more than the views: they are noted on it, and their memory is wiped
         when the last of them dies.
         """
+        if self._gate.forked:
+            self._leave()
+            return
         self._gate.shut()
         with self._lock:
             if self.closed:
@@ -224,6 +230,13 @@ class Model(Tensors, Formats):
             self._on_close()
         except ModelVaultError as second:
             error.add_note(f"closing the model failed as well: {second}")
+
+    def _leave(self) -> None:
+        """Close in a forked child, where there is nothing to wipe, and no lock may be taken."""
+        self._gate.shut()
+        if not self.closed:
+            self.closed = True
+            self._on_close()
 
     def _in_use(self, alive: list[str]) -> Conflict:
         return Conflict(

@@ -100,12 +100,18 @@ class Gate:
         """From now on access is denied, whatever the lease says later."""
         self._dropped = True
 
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child that inherited nothing. Locks of its parent's threads may
+        be held here for ever, so whoever takes one looks at this before."""
+        return self._forks != pages.forks()
+
     def check(self) -> None:
         """Raises Conflict (`closed`; `forked` in a child that inherited nothing), or AccessDenied
         by the lease's own words where it has any."""
         if self._shut:
             raise Conflict("closed", "this model was closed", "load it again")
-        if self._forks != pages.forks():
+        if self.forked:
             raise Conflict(
                 "forked",
                 "this model stayed in the process that this one was forked from",

@@ -84,6 +84,7 @@ class Pairs:
     def __next__(self) -> tuple[str, Any]:
         """Raises what `Model.state_dict` raises; Conflict (`closed`) when it was ended before, and
         (`window_full`) when tensors that are still in use leave no room for the next."""
+        self._lent.check()  # before the lock, which a thread of a forked child's parent may hold
         with self._lock:
             self._lent.check()
             while not self._ready:
@@ -93,8 +94,9 @@ class Pairs:
     def close(self) -> None:
         """Let go of what wasn't asked for yet. What was handed out stays as it is."""
         self._ended = True
-        with self._lock:
-            self._let_go()
+        if not self._lent.forked:
+            with self._lock:
+                self._let_go()
 
     def __enter__(self) -> Self:
         return self
