@@ -439,3 +439,13 @@ def test_pinned_buffers_are_not_refilled_before_their_copies_arrived(
         assert cuda.told.index(("wait", event)) < fills[number + 2]
     unregistered = [what for what in cuda.told if what[0] == "unregister"]
     assert [what[2] for what in unregistered] == [True, True]  # known to CUDA until it is wiped
+
+
+def test_the_first_tensor_waits_for_few_others() -> None:
+    many = {f"t{n:02}": np.full(512 << 10, n, "u1") for n in range(48)}
+    sealed = Sealed({MODEL: save(many)}, segment_length=1 << 20)
+    with sealed.model() as model, windowed(model, 1 << 30) as tensors:
+        _, first = next(tensors)
+        del first
+        # 4 MiB; and 8 that are decrypted ahead meanwhile, or not yet.
+        assert sum(size for _, _, size in sealed.store.reads) < 16 * MIB

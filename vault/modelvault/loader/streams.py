@@ -164,7 +164,8 @@ class TensorStream(Pairs):
         self._residents = residents
         self._view = view
         self._fits = fits
-        self._spans: Iterator[Span] = iter(spans(located, min(_TOGETHER, self._most)))
+        together = min(_TOGETHER, self._most)
+        self._spans: Iterator[Span] = iter(spans(located, together, _FIRST))
         self._next: Span | None = next(self._spans, None)
         self._ahead: Ahead[Tensors] | None = None
         self._regions: list[Region] = []
