@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +94,35 @@ def test_a_rank_that_died(ranks: list[Session], home: Path) -> None:
         ranks[0].load("lost", purpose="inference")
     with pytest.raises(Conflict):
         leading.commit(sent)
+
+
+KILLED = """
+import os
+import modelvault, numpy as np
+vault = modelvault.connect()
+own = vault.part("rank-0", {"a": np.arange(100_000, dtype="f4")})
+leading = vault.open_joint("killed:step-1", {**own.sizes, "rank-1": 10}, ["rank-0"])
+leading.write(own)
+print(leading.ticket.upload, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_the_leader_is_killed(ranks: list[Session], home: Path) -> None:
+    """No version, no plaintext, and the next save is none the worse for it."""
+    ranks[0].create("killed")
+    child = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, check=False)
+    assert child.returncode == -9, child.stderr
+    needle = np.arange(40_000, 41_000, dtype="f4").tobytes()
+    assert not [path for path in home.parent.rglob("*")
+                if path.is_file() and needle in path.read_bytes()]  # fmt: skip
+    with pytest.raises(NotFound):
+        ranks[0].load("killed", purpose="inference")
+    ticket = Ticket(child.stdout.decode().strip(), "killed:step-1")
+    with ranks[1].join_joint(ticket, ["rank-1"]) as joint:  # until it is given up or expires
+        assert set(joint._keys.files) == {"rank-1"}
+    saved = ranks[0].save({"a": np.ones(3)}, "killed:step-1", keep=1)
+    assert (saved.version, saved.pruned, saved.not_pruned) == (1, (), ())
 
 
 def test_a_leader_that_gives_up(ranks: list[Session]) -> None:
