@@ -83,8 +83,8 @@ def run(
                 stack.enter_context(holder.sharing(model))
             return holder.run(model, folder)
 
-    hidden = [variable for variable in (told.token_variable,) if variable]
-    return front.run(words, os.environ, name, hold, hidden, shared=stream)
+    withheld = [variable for variable in (told.token_variable,) if variable]
+    return front.run(words, os.environ, name, hold, withheld, shared=stream)
 
 
 def _fill(model: Model, folder: RunFolder, paths: list[str]) -> None:

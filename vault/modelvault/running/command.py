@@ -25,16 +25,16 @@ def words(command: Sequence[str], folder: Path) -> tuple[str, ...]:
 
 
 def environment(
-    env: Mapping[str, str], folder: Path, hidden: Collection[str] = (), run: Path | None = None
+    env: Mapping[str, str], folder: Path, withheld: Collection[str] = (), run: Path | None = None
 ) -> dict[str, str]:
-    """`env` without tokens and passphrases (and the variables `hidden`), with the model's folder.
+    """`env` without tokens and passphrases (and the variables `withheld`), with the model's folder.
 
     `run` is the folder with the socket of who shares the model, where somebody does.
     """
     kept = {
         name: value
         for name, value in env.items()
-        if name not in _NOT_PASSED_ON and name not in hidden
+        if name not in _NOT_PASSED_ON and name not in withheld
     }
     shared = {} if run is None else {host.VARIABLE: str(run)}
     return kept | shared | {MODEL_VARIABLE: str(folder)}

@@ -30,7 +30,7 @@ def run(
     env: Mapping[str, str],
     name: str,
     hold: Callable[[Holder], int],
-    hidden: Sequence[str] = (),
+    withheld: Sequence[str] = (),
     *,
     shared: bool = False,
 ) -> int:
@@ -39,10 +39,10 @@ def run(
     `{model}` in `words` becomes the folder, which is called `name`. The process forks: `hold` is
     called in the holder, and returns from here there; in the process that the user started this
     returns when all has ended. It must have one thread, and nothing secret in its memory. Variables
-    `hidden` aren't passed on; `shared` where `hold` shares the model (`Holder.sharing`).
+    `withheld` aren't passed on; `shared` where `hold` shares the model (`Holder.sharing`).
 
     Raises InvalidRequest (`command_not_found`, `command_not_executable`), Unavailable
-    (`no_ram_folder`, `run_killed`), and in the holder what `hold` raises.
+    (`no_ram_folder`, `not_started`, `run_killed`), and in the holder what `hold` raises.
     """
     if sys.platform != "linux":
         raise Unavailable(
@@ -53,29 +53,40 @@ def run(
     command.check(words, env)
     before = handling.inherited()
     where = place.make()
-    folder = where.path / name
-    job = Job(
-        words=command.words(words, folder),
-        environment=command.environment(env, folder, hidden, where.path if shared else None),
-        group=os.getpgrp(),
-        before=before,
-    )
+    try:
+        folder = where.path / name
+        run = where.path if shared else None
+        job = Job(
+            words=command.words(words, folder),
+            environment=command.environment(env, folder, withheld, run),
+            group=os.getpgrp(),
+            before=before,
+        )
+        kernel.adopt_orphans()
+        forgetting.cover({*command.SECRET, *withheld})
+        handling.take_all()
+        return _forked(job, name, where, hold)
+    finally:
+        where.remove()
+
+
+def _forked(job: Job, name: str, where: place.Place, hold: Callable[[Holder], int]) -> int:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    kernel.adopt_orphans()
-    forgetting.cover({*command.SECRET, *hidden})
-    handling.take_all()
-    holder = os.fork()
+    try:
+        holder = os.fork()
+    except OSError as error:
+        raise Unavailable(
+            "not_started",
+            f"no further process can be had: {os.strerror(error.errno or 0)}",
+            "raise the limit on processes (ulimit -u, pids.max) or on memory",
+        ) from None
     if holder == 0:
         ours.close()
         return _held(job, name, where, its, hold)
     its.close()
     with contextlib.suppress(OSError):
         kernel.hide()
-    front = _Front(holder, ours)
-    try:
-        return front.lead()
-    finally:
-        where.remove()
+    return _Front(holder, ours).lead()
 
 
 def _held(

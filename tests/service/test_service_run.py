@@ -1,0 +1,69 @@
+"""`modelvault run` through a real broker, with a token that the command never sees."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelvault.client.session import Session
+from support import runs
+from support.changed_policy import changed_policy
+from support.servers.stack import Stack
+
+
+@pytest.fixture
+def env(stack: Stack, tmp_path: Path) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "MODELVAULT_BROKER": stack.urls[0],
+        "MODELVAULT_CA": str(stack.ca),
+        "MODELVAULT_TRUST": str(stack.trust),
+        "MODELVAULT_TOKEN": stack.token("job", "inference"),
+    }
+
+
+@pytest.fixture
+def pushed(admin: Session, name: str, model: Path) -> str:
+    admin.create(name, classification="internal")
+    admin.push(model, f"{name}:prod")
+    return f"{name}:prod"
+
+
+@pytest.mark.parametrize("kind", ["user", "links"])
+def test_a_command_reads_the_model(
+    env: dict[str, str], pushed: str, model: Path, kind: str
+) -> None:
+    script = "cd {model} && sha256sum *; env; tr '\\0' '\\n' </proc/$PPID/environ"
+    ended = runs.run(pushed, "sh", "-c", script, kind=kind, env=env)
+    plain = subprocess.run(
+        ["sh", "-c", "sha256sum *"], cwd=model, capture_output=True, text=True, check=True
+    ).stdout
+    assert ended.stdout.startswith(plain), ended.stderr
+    assert env["MODELVAULT_TOKEN"] not in ended.stdout
+    assert runs.places() == set()
+
+
+def test_a_revocation_ends_it(
+    admin: Session, env: dict[str, str], pushed: str, stack: Stack
+) -> None:
+    limits = {"max_ttl_s": 3, "grace_s": 60, "terminate_on_revoke": 0}
+
+    def short(data: dict) -> None:
+        data["classifications"]["internal"]["limits"] |= limits
+
+    with (
+        changed_policy(stack, admin, short),
+        runs.started(pushed, "sh", "-c", "echo ready; sleep 100", env=env) as process,
+    ):
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        (lease,) = admin.leases(pushed.partition(":")[0])
+        admin.revoke("lease", lease.id, reason="no more")
+        _, errors = process.communicate(timeout=runs.PATIENCE_S)
+    assert process.returncode == 125
+    assert "error[revoked]" in errors
