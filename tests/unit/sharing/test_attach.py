@@ -405,6 +405,21 @@ class TestFinding:
         assert caught.value.code == "bad_socket_path"
         assert not [path for path in tmp_path.iterdir() if path.is_socket()]
 
+    def test_what_killed_holders_left_is_removed_by_the_next(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        (tmp_path / "modelvault-host-others").mkdir()
+        (tmp_path / "modelvault-host-others/host").write_text("left")
+        (tmp_path / "else").mkdir()
+        with hosted(FILES) as first:
+            living = Path(first.address).parent
+            with hosted(FILES) as second:
+                assert {path.name for path in tmp_path.iterdir()} == {
+                    "else", living.name, Path(second.address).parent.name,
+                }  # fmt: skip
+        assert [path.name for path in tmp_path.iterdir()] == ["else"]
+
     def test_it_is_private_and_removed(self, shared: Hosted) -> None:
         path = Path(shared.address)
         assert path.stat().st_mode & 0o077 == 0

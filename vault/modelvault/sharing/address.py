@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -9,30 +10,66 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from modelvault.errors import InvalidRequest
 
 VARIABLE = "MODELVAULT_RUN"  # a socket, or the folder that it lies in
 SOCKET = "host"  # its name there
 
+PREFIX = "modelvault-host-"
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  a folder of a random name is made in it, of mode 0700
 _MAX_ADDRESS = 107  # bytes that a socket's name may have
 
 
-def make(socket_path: str | Path | None) -> tuple[str, str | None]:
-    """Where to listen, and the folder that was made for it. InvalidRequest (`bad_socket_path`)."""
+class Address(msgspec.Struct, frozen=True):
+    """`path` is the socket's; `folder` was made for it, and is locked by the descriptor `lock` for
+    as long as its holder lives."""
+
+    path: str
+    folder: str | None = None
+    lock: int | None = None
+
+
+def make(socket_path: str | Path | None) -> Address:
+    """Where to listen: as named, or in a new folder of mode 0700. What killed holders left is
+    removed then. InvalidRequest (`bad_socket_path`)."""
     if socket_path is not None:
         path = os.path.abspath(socket_path)  # noqa: PTH100
         if len(os.fsencode(path)) > _MAX_ADDRESS:
             raise refused(path, f"it is longer than {_MAX_ADDRESS} bytes")
-        return path, None
-    for place in (None, _SHARED_MEMORY):
+        return Address(path)
+    for place in (tempfile.gettempdir(), _SHARED_MEMORY):
+        fits = len(os.fsencode(f"{place}/{PREFIX}xxxxxxxx/{SOCKET}")) <= _MAX_ADDRESS
         with suppress(OSError):
-            folder = tempfile.mkdtemp(prefix="modelvault-host-", dir=place)
-            path = f"{folder}/{SOCKET}"
-            if len(os.fsencode(path)) <= _MAX_ADDRESS:
-                return path, folder
-            Path(folder).rmdir()
+            if fits:
+                return _made(place)
     raise refused(tempfile.gettempdir(), "no socket can be made there")
+
+
+def _made(place: str) -> Address:
+    while True:
+        folder = tempfile.mkdtemp(prefix=PREFIX, dir=place)
+        lock = os.open(folder, _FOLDER)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if Path(folder).exists():  # else another holder took it for one that was left, in between
+            for left in Path(place).glob(PREFIX + "*"):
+                with suppress(OSError):
+                    _remove_unless_locked(left)
+            return Address(f"{folder}/{SOCKET}", folder, lock)
+        os.close(lock)
+
+
+def _remove_unless_locked(left: Path) -> None:
+    descriptor = os.open(left, _FOLDER)
+    try:
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+    finally:
+        os.close(descriptor)
 
 
 def listen(path: str, backlog: int) -> socket.socket:
@@ -48,13 +85,15 @@ def listen(path: str, backlog: int) -> socket.socket:
     return listener
 
 
-def remove(address: str, folder: str | None, owner: int) -> None:
+def remove(address: Address, owner: int) -> None:
     """Remove the socket and the folder that was made for it."""
     if os.getpid() == owner:  # a forked child has neither made it nor may it remove it
         with suppress(OSError):
-            Path(address).unlink()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            Path(address.path).unlink()
+        if address.folder is not None:
+            shutil.rmtree(address.folder, ignore_errors=True)
+    if address.lock is not None:
+        os.close(address.lock)
 
 
 def refused(address: str, why: str) -> InvalidRequest:

@@ -65,7 +65,8 @@ class Host:
 
         Raises InvalidRequest (`bad_socket_path`), Unavailable (`no_shared_memory`).
         """
-        self.socket_path, folder = addresses.make(socket_path)
+        address = addresses.make(socket_path)
+        self.socket_path = address.path
         self._model = model
         self._clock = clock
         self._own = Peer(os.getpid(), os.geteuid())
@@ -81,9 +82,7 @@ class Host:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="modelvault-host", daemon=True)
         # Also runs when the interpreter ends.
-        self._remove = weakref.finalize(
-            self, addresses.remove, self.socket_path, folder, self._own.pid
-        )
+        self._remove = weakref.finalize(self, addresses.remove, address, self._own.pid)
         weakref.finalize(self, os.close, self._description)
 
     @property
