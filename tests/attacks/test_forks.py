@@ -5,6 +5,7 @@ With a broker that is never asked through a ledger: nothing but the client itsel
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
@@ -135,6 +136,30 @@ def test_a_lock_that_was_held_at_the_fork(session: Session, broker: HonestBroker
 
         assert in_a_child(child)
     model.close()
+
+
+def memory_files() -> int:
+    """How many of this process's descriptors are files in memory of ours."""
+    names = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the listing's own
+            names.append(str(descriptor.readlink()))
+    return sum("memfd:modelvault" in name for name in names)
+
+
+def test_files_in_memory_stay_behind_and_are_found_by_their_names(session: Session) -> None:
+    with session.load("m", purpose="inference") as model:
+        folder = model.path()
+
+        def child() -> bool:
+            return memory_files() == 0 and (folder / "a.dat").read_bytes() == CONTENT
+
+        assert memory_files() == 2
+        assert in_a_child(child)
+        with modelvault.inherited():
+            assert in_a_child(lambda: memory_files() == 2)
+        assert (folder / "b.dat").read_bytes() == CONTENT
+    assert memory_files() == 0
 
 
 def test_locks_of_the_loader_that_were_held_at_the_fork(session: Session) -> None:

@@ -91,6 +91,11 @@ def forks() -> int:
     return _forks
 
 
+def inheriting() -> bool:
+    """Whether what is forked now inherits: within `inherited()`."""
+    return _inheriting > 0
+
+
 @contextmanager
 def inherited() -> Iterator[None]:
     """Have processes that are forked within the block inherit decrypted weights and keys, as

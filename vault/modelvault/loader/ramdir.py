@@ -19,6 +19,7 @@ from collections.abc import Callable
 from mmap import mmap
 from pathlib import Path
 
+from modelvault.crypto import pages
 from modelvault.errors import Unavailable
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  a folder of a random name is made in it, of mode 0700
@@ -47,6 +48,7 @@ class RamFolder:
         self._files: dict[str, int] = {}
         # Also runs when the interpreter ends: the links would point nowhere by then.
         self._finish = weakref.finalize(self, _remove, self.root, self._files, os.getpid())
+        _living.add(self)
 
     def __contains__(self, path: str) -> bool:
         return path in self._files
@@ -71,6 +73,13 @@ class RamFolder:
             raise
         self._files[path] = descriptor
 
+    def stay_behind(self) -> None:
+        """In a forked child: let go of the files, which else lived as long as the child does. The
+        links are to the parent's, and still lead there."""
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()
+
     def lock(self) -> None:
         """The files are sealed already, each when it was added."""
 
@@ -84,6 +93,18 @@ class RamFolder:
         A process that still has one of them open keeps that one.
         """
         self._finish()
+
+
+_living: weakref.WeakSet[RamFolder] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    if not pages.inheriting():
+        for folder in list(_living):
+            folder.stay_behind()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _links() -> Path:
