@@ -210,6 +210,25 @@ class TestAlone:
         with pytest.raises(NotFound):
             vault.load("alone:step-5", purpose="fine-tuning")
 
+    def test_small_tensors_share_their_segments(
+        self, vault: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As an optimizer has them by the thousand: no segment is decrypted for each of them, also
+        where what was decrypted is let go of in between."""
+        saved = {f"p{at}": torch.full((1000,), at, dtype=torch.int64) for at in range(400)}
+        saved["scalar"] = torch.tensor(7)
+        saved["none"] = torch.empty(0, 3)
+        writer = integration.VaultWriter(vault, "alone:step-20")
+        dcp.save(saved, storage_writer=writer, no_dist=True)
+        for kept, most in ((64 * MIB, 5), (1 * MIB, 8)):
+            monkeypatch.setattr("modelvault.integrations.checkpoint_parts.KEPT", kept)
+            found = {name: torch.zeros_like(tensor) for name, tensor in saved.items()}
+            with integration.VaultReader(vault, "alone:step-20", purpose="fine-tuning") as reader:
+                dcp.load(found, storage_reader=reader, no_dist=True)
+                decrypted = reader._opened().stats().costs.decrypted_bytes
+            assert all(torch.equal(found[name], saved[name]) for name in saved)
+            assert decrypted < most * MIB, decrypted / MIB
+
     def test_a_save_that_didnt_end_is_given_up(self, vault: Session) -> None:
         """Another process failed: nobody told this one's writer, but for its next save."""
         writer = integration.VaultWriter(vault, "alone:step-8")

@@ -25,6 +25,7 @@ from torch.futures import Future
 from modelvault.client.saving_torch import NAMES
 from modelvault.client.session import Session
 from modelvault.errors import Conflict, IntegrityError, InvalidRequest
+from modelvault.integrations.checkpoint_parts import Parts
 from modelvault.loader.model import Model
 from modelvault.reference import Reference
 from modelvault.weights import checkpoint, plain
@@ -107,11 +108,17 @@ class VaultReader(StorageReader):
             for fqn, one in index.tensors.items()
             for chunk in one.chunks
         }
+        files: dict[str, list[tuple[Chunk, ReadItem]]] = {}
         for item in plan.items:
             if item.type is LoadItemType.BYTE_IO:
                 planner.load_bytes(item, _packed(index.values[item.storage_index.fqn]))
             else:
-                _read(model, chunks[item.storage_index], item, planner)
+                chunk = chunks[item.storage_index]
+                files.setdefault(chunk.file, []).append((chunk, item))
+        for path, wanted in files.items():
+            with Parts(model, path) as parts:
+                for chunk, item in sorted(wanted, key=lambda one: parts.info(one[0].name).begin):
+                    _read(parts, chunk, item, planner)
         future: Future[None] = Future()
         future.set_result(None)
         return future
@@ -189,16 +196,15 @@ def _tensor(fqn: str, stored: Stored) -> TensorStorageMetadata:
     )
 
 
-def _read(model: Model, chunk: Chunk, item: ReadItem, planner: LoadPlanner) -> None:
-    stored = model.get_slice(chunk.name, chunk.file)
-    if tuple(stored.get_shape()) != chunk.sizes:
+def _read(parts: Parts, chunk: Chunk, item: ReadItem, planner: LoadPlanner) -> None:
+    if parts.info(chunk.name).shape != chunk.sizes:
         raise IntegrityError(
             "bad_checkpoint",
             f"{chunk.file}: tensor {chunk.name!r} has another shape than {checkpoint.FILE} says",
             "save it anew",
         )
     box = zip(item.storage_offsets, item.lengths, strict=True)
-    part = stored[tuple(slice(begin, begin + length) for begin, length in box)]
+    part = parts.part(chunk.name, tuple(slice(begin, begin + size) for begin, size in box))
     target = planner.resolve_tensor(item).detach()
     if target.size() != part.size():
         raise InvalidRequest(
