@@ -27,6 +27,7 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     (folder / "m.txt").write_bytes(CONTENT)
     with pytest.MonkeyPatch.context() as patch:
         home = isolated(folder, patch)
+        runs.own_places(folder, patch)
         wiring.init()
         path = home / "policy/data.json"
         data = json.loads(path.read_text())

@@ -35,6 +35,7 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         home = isolated(folder, patch)
+        runs.own_places(folder, patch)
         wiring.init()
         data = json.loads((home / "policy/data.json").read_text())
         short = {"max_ttl_s": 1, "max_total_s": 3600, "grace_s": 1}
@@ -350,6 +351,7 @@ def test_ctrl_z_stops_and_the_lease_goes_on(vault: Session) -> None:
         at.until("ready")
         at.press("\x1a")
         at.until("Stopped")
+        at.until("$ ")
         assert len(vault.leases()) == 1
         at.press("jobs; fg\n")
         at.until("modelvault")

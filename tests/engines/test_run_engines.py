@@ -44,7 +44,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def vault(tmp_path_factory: pytest.TempPathFactory, plain: dict[str, Path]) -> Iterator[Session]:
     with vault_on_its_disk(tmp_path_factory.mktemp("vault"), plain) as session:
         yield session
-    assert runs.places() == set()
+        assert runs.places() == set()
 
 
 def lines(name: str, example: str, *words: str, kind: str = "private") -> list[str]:

@@ -16,8 +16,10 @@ from support.servers.stack import Stack
 
 
 @pytest.fixture
-def env(stack: Stack, tmp_path: Path) -> dict[str, str]:
+def env(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    runs.own_places(tmp_path, monkeypatch)
     return {
+        "TMPDIR": os.environ["TMPDIR"],
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
         "PYTHONPATH": os.pathsep.join(sys.path),

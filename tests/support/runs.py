@@ -115,9 +115,14 @@ def program(process: tree.Process) -> str:
 
 
 def places() -> set[Path]:
-    """The folders of runs, living or left."""
-    roots = {Path(tempfile.gettempdir()), Path("/dev/shm"), Path("/tmp")}
-    return {path for root in roots for path in root.glob(place.PREFIX + "*")}
+    """The folders of runs, living or left, in a TMPDIR that is this test's own."""
+    return set(Path(os.environ["TMPDIR"]).glob(place.PREFIX + "*"))
+
+
+def own_places(root: Path, patch: pytest.MonkeyPatch) -> None:
+    """Give runs a TMPDIR of their own from here on."""
+    (root / "tmp").mkdir()
+    patch.setenv("TMPDIR", str(root / "tmp"))
 
 
 def eventually(is_so: Callable[[], object], what: str = "it never came") -> None:
