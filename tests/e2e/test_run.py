@@ -213,6 +213,13 @@ def test_pipes_end_when_the_command_lets_go_of_them(vault: Session) -> None:
         assert process.wait(runs.PATIENCE_S) == 143
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+def test_who_starts_it_may_have_closed_streams(vault: Session, closed: str) -> None:
+    line = shlex.join(words("m:prod", "sh", "-c", "cat; echo x; exit 5"))
+    ended = subprocess.run(["sh", "-c", f"{line} {closed}"], stdin=subprocess.DEVNULL, check=False)
+    assert ended.returncode == 5
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signals_of_other_processes_reach_the_command(vault: Session, number: int) -> None:
     script = f"trap 'echo told; exit 9' {int(number)}; echo ready; while :; do sleep 0.05; done"
@@ -227,14 +234,15 @@ def test_signals_of_other_processes_reach_the_command(vault: Session, number: in
 # and a daemon that nobody waits for.
 TREE = (
     "sh", "-c",
-    "exec 3<{model}/weights.gguf; sleep 1001 & (setsid sh -c 'echo ready; sleep 1003' &); "
+    "exec 3<{model}/weights.gguf; sleep 1001 & (setsid sh -c 'echo ready; exec sleep 1003' &); "
     "sleep 1002",
 )  # fmt: skip
 
 
 def who_is_who(front: int) -> tuple[list[Process], dict[str, int]]:
     """All processes of a run of TREE, and some of them by what they are."""
-    eventually(lambda: any(runs.program(one) == "sleep 1001 " for one in runs.family(front)))
+    started_last = {"sleep 1001 ", "sleep 1003 "}
+    eventually(lambda: started_last <= {runs.program(one) for one in runs.family(front)})
     everybody = runs.family(front)
     programs = {runs.program(one): one for one in everybody}
 
@@ -249,7 +257,7 @@ def who_is_who(front: int) -> tuple[list[Process], dict[str, int]]:
         "warden": warden.pid,
         "command": command.pid,
         "child": named("sleep 1001").pid,
-        "daemon": named("sh -c echo").pid,
+        "daemon": named("sleep 1003").pid,
     }
 
 
@@ -432,7 +440,7 @@ def test_what_earlier_runs_left_is_removed(vault: Session) -> None:
     """Where all processes of a run were killed at one moment, names are left, and no contents."""
     with started("m:prod", *TREE, kind="links") as process:
         assert process.stdout.readline() == "ready\n"
-        everybody = runs.family(process.pid)
+        everybody, _ = who_is_who(process.pid)
         for pid in (process.pid, *(one.pid for one in everybody)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

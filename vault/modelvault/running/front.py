@@ -50,6 +50,7 @@ def run(
             "this system has no files that are in memory only",
             "run it on Linux, or use the library: tensors() and read_bytes()",
         )
+    streams.open_all()
     command.check(words, env)
     before = handling.inherited()
     where = place.make()
