@@ -32,7 +32,7 @@ def through(value: object) -> Any:
     return decode(canonical.loads(text, 1 << 20), lambda name: {"w": "the tensor"}[name])
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
 def test_there_and_back(value: object) -> None:
     found = through(value)
     assert found == value
@@ -53,7 +53,7 @@ def test_mappings_of_other_kinds_become_dicts() -> None:
 @pytest.mark.parametrize(
     "value",
     [object(), {1, 2}, 3j, {"a": [object()]}, {(1, 2): 3}, {b"k": 3}, "\ud800", print, type],
-    ids=repr,
+    ids=range(9),
 )
 def test_what_isnt_plain(value: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
