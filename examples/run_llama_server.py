@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import sys
 import urllib.request
+from concurrent.futures import ProcessPoolExecutor
 
 import xllamacpp
 
@@ -30,16 +31,24 @@ def ask(server: xllamacpp.Server, prompt: str) -> str:
         return json.load(answer)["choices"][0]["text"]
 
 
-def work(path: str, prompt: str) -> str:
-    return ask(serve(path), prompt)
+def open_another(path: str) -> None:
+    """At the start of a worker, which opens the file by itself."""
+    global another
+    another = serve(path)
+    print(f"{multiprocessing.current_process().name} serves", flush=True)
+
+
+def ask_another(prompt: str) -> str:
+    return ask(another, prompt)
 
 
 def main(path: str, prompt: str) -> None:
     server = serve(path)
-    with multiprocessing.get_context("spawn").Pool(2) as workers:
-        others = workers.starmap_async(work, [(path, prompt)] * 2)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, spawn, open_another, (path,)) as workers:
+        others = workers.map(ask_another, [prompt] * 2)
         print(prompt + ask(server, prompt))
-        for text in others.get():
+        for text in others:
             print(prompt + text)
 
 

@@ -6,27 +6,37 @@ modelvault run reader:prod --purpose inference -- python examples/run_onnxruntim
 
 import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
+sessions: dict[str, onnxruntime.InferenceSession] = {}
 
-def infer(path: Path) -> str:
-    """The mean of what the network makes of a grey picture; whoever calls this opens the file."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (wanted, *_) = session.get_inputs()
+
+def open_models(folder: str) -> None:
+    """At the start of each process, which opens the files by itself."""
+    for path in sorted(Path(folder).glob("*.onnx")):
+        sessions[path.name] = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    print(f"{multiprocessing.current_process().name} opened {len(sessions)}", flush=True)
+
+
+def infer(name: str) -> str:
+    """The mean of what the network makes of a grey picture."""
+    (wanted, *_) = sessions[name].get_inputs()
     shape = [extent if isinstance(extent, int) else 64 for extent in wanted.shape]
     shape[0] = 1
-    result, *_ = session.run(None, {wanted.name: np.full(shape, 0.5, np.float32)})
-    return f"{path.name}: {result.shape}, mean {result.mean():.6f}"
+    result, *_ = sessions[name].run(None, {wanted.name: np.full(shape, 0.5, np.float32)})
+    return f"{name}: {result.shape}, mean {result.mean():.6f}"
 
 
 def main(folder: str) -> None:
-    paths = sorted(Path(folder).glob("*.onnx"))
-    with multiprocessing.get_context("spawn").Pool(2) as workers:
-        others = workers.map_async(infer, paths, chunksize=1)
-        for here, there in zip(map(infer, paths), others.get(), strict=True):
+    open_models(folder)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, spawn, open_models, (folder,)) as workers:
+        others = workers.map(infer, sessions)
+        for here, there in zip(map(infer, sessions), others, strict=True):
             print(here)
             print(there)
 

@@ -8,28 +8,32 @@ modelvault run minilm:prod --purpose inference -- \
 import multiprocessing
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import tokenizers
 
 
-def tokenise(folder: str, sentence: str) -> list[int]:
-    """In a worker, which opens the model's files by itself."""
+def open_tokenizer(folder: str) -> None:
+    """At the start of a worker, which opens the model's files by itself."""
+    global tokenizer
     tokenizer = tokenizers.Tokenizer.from_file(f"{folder}/tokenizer.json")
     tokenizer.no_padding()
+    print(f"{multiprocessing.current_process().name} tokenises", flush=True)
+
+
+def tokenise(sentence: str) -> list[int]:
     return tokenizer.encode(sentence).ids
 
 
 def main(folder: str, *sentences: str) -> None:
-    with multiprocessing.get_context("spawn").Pool(2) as workers:
-        asked = [(folder, sentence) for sentence in sentences]
-        tokens = workers.starmap_async(tokenise, asked, chunksize=1)
+    import torch
+    import transformers
 
-        import torch
-        import transformers
-
-        encoder = transformers.AutoModel.from_pretrained(folder).eval()
-        vectors = []
-        for ids in tokens.get():
+    encoder = transformers.AutoModel.from_pretrained(folder).eval()
+    spawn = multiprocessing.get_context("spawn")
+    vectors = []
+    with ProcessPoolExecutor(2, spawn, open_tokenizer, (folder,)) as workers:
+        for ids in workers.map(tokenise, sentences):
             with torch.inference_mode():
                 hidden = encoder(input_ids=torch.tensor([ids])).last_hidden_state[0]
             vectors.append(torch.nn.functional.normalize(hidden.mean(0), dim=0))

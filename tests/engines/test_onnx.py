@@ -18,36 +18,14 @@ from modelvault.errors import Conflict, IntegrityError, InvalidRequest
 from modelvault.weights import onnx_light
 from support.disk import vault_on_its_disk
 from support.engines import ROOT, need
-from support.models import recognisers
+from support.models import EXTENT, recognisers, two_layers
 
 onnx = need("onnx")
 runtime = need("onnxruntime")
 helper = need("onnx.helper")
 
 CPU = ["CPUExecutionProvider"]
-EXTENT = 256
 ROW = bytes(at % 100 for at in range(1024))
-
-
-def two_layers(folder: Path, **saving: object) -> Path:
-    """x @ w @ v, the tensors by ONNX's own writer in or beside the model; `v` in a Constant."""
-    chance = np.random.default_rng(0)
-    numpy_helper = need("onnx.numpy_helper")
-    w, v = (chance.standard_normal((EXTENT, EXTENT), np.float32) / 16 for _ in "wv")
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [
-            helper.make_node("Constant", [], ["v"], value=numpy_helper.from_array(v, "v")),
-            helper.make_node("MatMul", ["x", "w"], ["h"]),
-            helper.make_node("MatMul", ["h", "v"], ["y"]),
-        ],
-        "two", [value("x", 1, [1, EXTENT])], [value("y", 1, [1, EXTENT])],
-        [numpy_helper.from_array(w, "w")],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    folder.mkdir()
-    onnx.save(model, folder / "model.onnx", **saving)
-    return folder
 
 
 @pytest.fixture(scope="module")

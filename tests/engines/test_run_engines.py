@@ -1,4 +1,5 @@
-"""`modelvault run` of real engines, each with two spawned workers that open the model's files too.
+"""`modelvault run` of real engines, each with two workers that are spawned once its model is loaded
+and then open the model's files by themselves.
 
 What they print is what they print on plain files; their disk is searched for plaintext afterwards.
 """
@@ -19,7 +20,7 @@ from modelvault.client.session import Session
 from support import runs
 from support.disk import vault_on_its_disk
 from support.engines import ROOT, need
-from support.models import gemma, minilm, recognisers
+from support.models import gemma, minilm, recognisers, two_layers
 
 EXAMPLES = ROOT / "examples"
 PROMPT = "The capital of France is"
@@ -37,7 +38,11 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (root / "reader").mkdir()
     for path in recognisers():
         shutil.copy(path, root / "reader")
-    return {"minilm": minilm(), "reader": root / "reader", "gemma": gemma(root)}
+    outside = {"save_as_external_data": True, "size_threshold": 0, "convert_attribute": True}
+    beside = two_layers(root / "beside", location="model.onnx.data", **outside)
+    shutil.copy(beside / "model.onnx", beside / "again.onnx")  # two that share their data
+    reader = root / "reader"
+    return {"minilm": minilm(), "reader": reader, "beside": beside, "gemma": gemma(root)}
 
 
 @pytest.fixture(scope="module")
@@ -47,33 +52,51 @@ def vault(tmp_path_factory: pytest.TempPathFactory, plain: dict[str, Path]) -> I
         assert runs.places() == set()
 
 
-def lines(name: str, example: str, *words: str, kind: str = "private") -> list[str]:
-    """What an example prints, run on the model `name`."""
+def lines(name: str, example: str, *words: str, opened: str, kind: str = "private") -> list[str]:
+    """What an example prints, run on the model `name`, without the lines by which both of its
+    workers say that they have `opened` it."""
     script = str(EXAMPLES / example)
     ended = runs.run(f"{name}:prod", sys.executable, script, *words, kind=kind, timeout=300)
     assert ended.returncode == 0, ended.stderr
-    return [line for line in ended.stdout.splitlines() if line]
+    found = [line for line in ended.stdout.splitlines() if line]
+    workers = [line for line in found if line.startswith("SpawnProcess-")]
+    assert sorted(workers) == [f"SpawnProcess-{number} {opened}" for number in (1, 2)]
+    return [line for line in found if line not in workers]
 
 
 def test_transformers(vault: Session) -> None:
     need("transformers")
-    found = lines("minilm", "run_transformers.py", "{model}", *SENTENCES, kind="user")
+    found = lines(
+        "minilm", "run_transformers.py", "{model}", *SENTENCES, opened="tokenises", kind="user"
+    )
     values = dict(line.split(" ", 1)[::-1] for line in found)
     assert [float(values[sentence]) for sentence in SENTENCES] == pytest.approx(
         [1, 0.7553, -0.1050], abs=2e-4
     )
 
 
-def test_onnxruntime(vault: Session, plain: dict[str, Path]) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("reader", "links"), ("beside", "user")])
+def test_onnxruntime(vault: Session, plain: dict[str, Path], name: str, kind: str) -> None:
+    """Also of a model whose tensors lie in a file beside it."""
     need("onnxruntime")
-    found = lines("reader", "run_onnxruntime.py", "{model}", kind="links")
-    assert len(found) == 6
+    paths = sorted(path.name for path in plain[name].glob("*.onnx"))
+    opened = f"opened {len(paths)}"
+    found = lines(name, "run_onnxruntime.py", "{model}", opened=opened, kind=kind)
+    assert found.pop(0) == f"MainProcess {opened}"
     assert found[0::2] == found[1::2]
-    assert [line.partition(":")[0] for line in found[0::2]] == sorted(
-        path.name for path in plain["reader"].iterdir()
-    )
+    assert [line.partition(":")[0] for line in found[0::2]] == paths
     env = {name: text for name, text in os.environ.items() if not name.startswith("MODELVAULT")}
-    assert found == _plainly(EXAMPLES / "run_onnxruntime.py", str(plain["reader"]), env=env)
+    plainly = _plainly(EXAMPLES / "run_onnxruntime.py", str(plain[name]), env=env)
+    assert found == [line for line in plainly if "Process" not in line]
+
+
+def test_external_data_isnt_had_through_links(vault: Session) -> None:
+    """docs/engines/onnx.md: onnxruntime refuses it, by itself."""
+    need("onnxruntime")
+    script = str(EXAMPLES / "run_onnxruntime.py")
+    ended = runs.run("beside:prod", sys.executable, script, "{model}", kind="links")
+    assert ended.returncode == 1
+    assert "External data path" in ended.stderr
 
 
 def test_llama_cpp_answers_a_prompt(vault: Session, plain: dict[str, Path]) -> None:
@@ -86,7 +109,7 @@ def test_llama_cpp_answers_a_prompt(vault: Session, plain: dict[str, Path]) -> N
     expected = PROMPT + server.handle_completions(asked)["choices"][0]["text"]
     del server
     path = f"{{model}}/{plain['gemma'].name}"
-    found = lines("gemma", "run_llama_server.py", path, PROMPT)
+    found = lines("gemma", "run_llama_server.py", path, PROMPT, opened="serves")
     assert [line for line in found if line.startswith(PROMPT)] == [expected] * 3
 
 

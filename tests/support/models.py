@@ -9,7 +9,11 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 from support.engines import need
+
+EXTENT = 256
 
 
 def minilm() -> Path:
@@ -40,6 +44,28 @@ def tiny_llama(folder: Path, *, shard: str = "5GB") -> Path:
     model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder, max_shard_size=shard)
     _byte_tokenizer(transformers).save_pretrained(folder)
+    return folder
+
+
+def two_layers(folder: Path, **saving: object) -> Path:
+    """`model.onnx`: x @ w @ v of [1, EXTENT], the tensors by ONNX's own writer in or beside the
+    model; `v` in a Constant."""
+    onnx, helper, numpy_helper = need("onnx"), need("onnx.helper"), need("onnx.numpy_helper")
+    chance = np.random.default_rng(0)
+    w, v = (chance.standard_normal((EXTENT, EXTENT), np.float32) / 16 for _ in "wv")
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Constant", [], ["v"], value=numpy_helper.from_array(v, "v")),
+            helper.make_node("MatMul", ["x", "w"], ["h"]),
+            helper.make_node("MatMul", ["h", "v"], ["y"]),
+        ],
+        "two", [value("x", 1, [1, EXTENT])], [value("y", 1, [1, EXTENT])],
+        [numpy_helper.from_array(w, "w")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    folder.mkdir()
+    onnx.save(model, folder / "model.onnx", **saving)
     return folder
 
 
