@@ -482,6 +482,13 @@ def test_nothing_is_overwritten(vault: Vault, tmp_path: Path, action: str) -> No
 
 
 @pytest.mark.parametrize("action", ["export", "pull"])
+def test_a_place_that_cannot_be_looked_at(vault: Vault, tmp_path: Path, action: str) -> None:
+    with pytest.raises(Unavailable, match="File name too long") as caught:
+        getattr(vault.session, action)("m:prod", tmp_path / ("x" * 300))
+    assert caught.value.code == "cant_write"
+
+
+@pytest.mark.parametrize("action", ["export", "pull"])
 def test_a_damaged_object_leaves_nothing_on_the_disk(
     vault: Vault, tmp_path: Path, action: str
 ) -> None:

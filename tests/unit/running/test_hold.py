@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -154,6 +155,23 @@ def test_other_folders(root: Path, tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest) as refused:
             Hold(folder)
         assert refused.value.code == code
+
+
+def test_a_folder_that_cannot_be_looked_at(root: Path) -> None:
+    with pytest.raises(Unavailable, match="File name too long") as refused:
+        Hold(root / ("x" * 300))
+    assert refused.value.code == "cant_write"
+
+
+def test_a_folder_that_cannot_be_written_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise PermissionError(errno.EACCES, "no")
+
+    held = Hold(root)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(Unavailable, match="Permission denied") as refused, held:
+        pass
+    assert refused.value.code == "cant_write"
 
 
 def test_a_folder_of_somebody_elses(root: Path) -> None:

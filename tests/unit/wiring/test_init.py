@@ -199,6 +199,12 @@ def test_a_parent_that_is_no_folder(home: Path) -> None:
     assert caught.value.code == "cant_write"
 
 
+def test_a_place_that_cannot_be_looked_at(home: Path) -> None:
+    with pytest.raises(Unavailable, match="File name too long") as caught:
+        wiring.init(home.parent / ("x" * 300))
+    assert caught.value.code == "cant_write"
+
+
 @pytest.mark.parametrize(
     "options", [{"segment_length": 10}, {"user": "x" * 500}, {"digest_alg": "md5"}]
 )

@@ -72,8 +72,9 @@ def continuing(target: Path, name: str) -> Iterator[Path]:
 
 def _free(target: Path) -> Path:
     target = target.absolute()
-    if target.is_symlink() or (target.exists() and not _is_empty(target)):
-        raise _exists(target)
+    with _reported(target):
+        if target.is_symlink() or (target.exists() and not _is_empty(target)):
+            raise _exists(target)
     return target
 
 

@@ -12,11 +12,12 @@ import contextlib
 import fcntl
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from modelvault.errors import AccessDenied, Conflict, InvalidRequest
+from modelvault.errors import AccessDenied, Conflict, InvalidRequest, Unavailable
 from modelvault.loader.filesystems import in_memory
 from modelvault.loader.folders import Tell
 from modelvault.loader.model import Model
@@ -33,13 +34,14 @@ class Hold:
     model is no longer to be used, and before its lease is given back."""
 
     def __init__(self, root: Path) -> None:
-        """Raises InvalidRequest (`no_folder`, `not_in_memory`)."""
-        if not root.is_dir():
-            raise InvalidRequest(
-                "no_folder", f"there is no folder {root}", "mount a tmpfs there, and name that"
-            )
-        if not in_memory(root):
-            raise not_in_memory(root)
+        """Raises InvalidRequest (`no_folder`, `not_in_memory`), Unavailable (`cant_write`)."""
+        with _reported(root):
+            if not root.is_dir():
+                raise InvalidRequest(
+                    "no_folder", f"there is no folder {root}", "mount a tmpfs there, and name that"
+                )
+            if not in_memory(root):
+                raise not_in_memory(root)
         self._ours = root / OURS
         self._files = RamFiles(root)
         self._reason = ""
@@ -49,12 +51,14 @@ class Hold:
     def __enter__(self) -> Self:
         """Make the folder ours. Of a holder that was killed it is, with all that is in it.
 
-        Raises Conflict (`folder_in_use`, `folder_not_empty`).
+        Raises Conflict (`folder_in_use`, `folder_not_empty`), Unavailable (`cant_write`).
         """
         root = self._files.root
-        self._lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with _reported(root):
+            self._lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self._take(root)
+            with _reported(root):
+                self._take(root)
         except BaseException:
             os.close(self._lock)
             raise
@@ -118,6 +122,18 @@ class Hold:
         with contextlib.suppress(OSError):  # where it is gone, so much the better
             self._ours.rmdir()
         os.close(self._lock)
+
+
+@contextlib.contextmanager
+def _reported(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            "cant_write",
+            f"can't write {root}: {os.strerror(error.errno or 0)}",
+            "check the permissions of the folder and of those above it",
+        ) from None
 
 
 def _check(model: Model) -> None:

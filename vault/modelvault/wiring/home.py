@@ -100,8 +100,11 @@ class Home(msgspec.Struct, frozen=True):
     @property
     def taken(self) -> bool:
         """Whether something stands here already; an empty folder may become a vault."""
-        if self.path.is_symlink() or not self.path.is_dir():
-            return os.path.lexists(self.path)
+        try:
+            if self.path.is_symlink() or not self.path.is_dir():
+                return os.path.lexists(self.path)
+        except OSError:  # out of reach: whoever makes it is told why
+            return False
         try:
             return any(self.path.iterdir())
         except OSError:  # somebody else's
