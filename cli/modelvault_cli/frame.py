@@ -129,6 +129,14 @@ class Command(click.Command):
             parent.ensure_object(Globals).passes_on = self.passes_on
         return super().make_context(info_name, args, parent, **extra)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, whose parser doesn't say for each mistake which command it is in."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
     def format_epilog(
         self,
         ctx: click.Context,  # noqa: ARG002  click's signature

@@ -111,14 +111,15 @@ def progress(what: str) -> Iterator[Progress | None]:
         return
     from rich import progress as rich
     from rich.console import Console
+    from rich.table import Column
 
     from modelvault_cli import bar
 
     with rich.Progress(
         rich.TextColumn("{task.description}", markup=False),
         rich.BarColumn(),
-        bar.Sizes(),
-        bar.Speed(),
+        bar.Sizes(table_column=Column(no_wrap=True)),
+        bar.Speed(table_column=Column(no_wrap=True)),
         rich.TimeRemainingColumn(),
         console=Console(stderr=True),
     ) as shown:

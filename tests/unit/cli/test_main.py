@@ -160,6 +160,12 @@ def test_usage_errors(line: list[str], part: str, capsys: pytest.CaptureFixture[
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
 
 
+@pytest.mark.parametrize("mistake", [["--nonsense"], ["--purpose"], ["a", "b"], []])
+def test_the_hint_names_the_command(mistake: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["load", *mistake]) == 2
+    assert "see modelvault load --help" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("line", [[], ["lease"], ["token"]])
 def test_nothing_to_do_shows_the_help(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(line) == 2
