@@ -172,6 +172,20 @@ def test_the_command_loads_and_tells_who_it_is(place: Place, stack: Stack, model
     assert told["id"] == "idp:job"
 
 
+def test_a_command_is_run_there(place: Place, stack: Stack, model: Path) -> None:
+    """Through links: nothing can be mounted, and nothing be written but shared memory."""
+    script = "sha256sum {model}/model.safetensors; stat -c %F {model}/config.json; exit 7"
+    done = place.run(
+        "modelvault", "run", "NAME:prod", "-p", "inference", "--", "sh", "-c", script,
+        token=stack.token("job", "inference"),
+    )  # fmt: skip
+    assert done.returncode == 7, done.stderr
+    digest, path, *kind = done.stdout.split()
+    assert digest == hashlib.sha256((place.model / "model.safetensors").read_bytes()).hexdigest()
+    assert path.startswith("/dev/shm/modelvault-run-")
+    assert kind == ["symbolic", "link"]
+
+
 def test_an_admin_pushes_from_there(place: Place, stack: Stack) -> None:
     done = place.run("modelvault", "push", "/models/it", "NAME:next", "--json", token=stack.admin())
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from modelvault.adapters.objects_s3 import S3Store
 from modelvault.client.session import Session
 from support import runs
 from support.changed_policy import changed_policy
@@ -48,6 +50,63 @@ def test_a_command_reads_the_model(
     ).stdout
     assert ended.stdout.startswith(plain), ended.stderr
     assert env["MODELVAULT_TOKEN"] not in ended.stdout
+    assert runs.places() == set()
+
+
+def test_a_second_run_takes_its_weights_from_the_cache(
+    admin: Session, env: dict[str, str], pushed: str, model: Path, stack: Stack, tmp_path: Path
+) -> None:
+    """Shown by a store that has nothing any more."""
+    place = tmp_path / "cache"
+    token = env["MODELVAULT_TOKEN"]
+    with stack.connect(token) as vault, vault.load(pushed, purpose="inference") as loaded:
+        objects = [entry.object for entry in loaded.manifest.files]
+
+    def hashed(*options: str) -> subprocess.CompletedProcess[str]:
+        script = "sha256sum <{model}/model.safetensors"
+        return runs.run(pushed, "sh", "-c", script, options=options, env=env)
+
+    first = hashed("--cache", str(place))
+    kept = {path.name for path in place.iterdir()}
+    store = S3Store(stack.s3.bucket(prefix=stack.prefix))
+    for each in objects:
+        store.delete(each)
+    store.close()
+    second = hashed("--cache", str(place))
+    digest = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    assert [each.stdout for each in (first, second)] == [f"{digest}  -\n"] * 2, second.stderr
+    assert {path.name for path in place.iterdir()} == kept
+    without = hashed()
+    assert (without.returncode, without.stdout) == (125, "")
+    assert "error[missing_object]" in without.stderr
+
+
+# Asked to end, it has a second's work to do.
+BUSY = """
+finish() { echo finishing; sleep 1; echo finished; exit 0; }
+trap finish TERM; echo ready; while :; do sleep 0.05; done
+"""
+
+
+def test_a_revocation_leaves_it_the_policys_grace(
+    admin: Session, env: dict[str, str], pushed: str, stack: Stack
+) -> None:
+    limits = {"max_ttl_s": 3, "grace_s": 60, "terminate_on_revoke": 20}
+
+    def graceful(data: dict) -> None:
+        data["classifications"]["internal"]["limits"] |= limits
+
+    with (
+        changed_policy(stack, admin, graceful),
+        runs.started(pushed, "sh", "-c", BUSY, env=env, kind="user") as process,
+    ):
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        (lease,) = admin.leases(pushed.partition(":")[0])
+        admin.revoke("lease", lease.id, reason="no more")
+        out, errors = process.communicate(timeout=runs.PATIENCE_S)
+    assert out.split() == ["finishing", "finished"]
+    assert process.returncode == 125
+    assert "error[revoked]" in errors
     assert runs.places() == set()
 
 
