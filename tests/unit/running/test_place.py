@@ -28,6 +28,19 @@ def test_it_is_private_and_goes() -> None:
     assert not made.path.exists()
 
 
+def test_no_link_leads_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is mounted is found again by its name, which the system tells without links."""
+    (folder / "real").mkdir()
+    (folder / "link").symlink_to(folder / "real")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "link"))
+    assert place.make().path.parent == folder / "real"
+    monkeypatch.setattr(place, "_made", lambda _parent: (_ for _ in ()).throw(OSError))
+    monkeypatch.setattr(place, "_SPARE", (str(folder / "empty"),))
+    (folder / "void").mkdir()
+    (folder / "empty").symlink_to(folder / "void")
+    assert place.make().path == folder / "void"
+
+
 def test_what_nobody_holds_is_removed_and_nothing_else(folder: Path) -> None:
     living = place.make()
     left = folder / f"{place.PREFIX}left"

@@ -48,7 +48,7 @@ def make() -> Place:
     for spare in map(Path, _SPARE):
         with contextlib.suppress(OSError):
             if not any(spare.iterdir()):
-                return Place(spare, None)
+                return Place(spare.resolve(), None)
     raise nowhere()
 
 
@@ -63,7 +63,9 @@ def nowhere() -> Unavailable:
 
 def _made(parent: str | None) -> Place:
     while True:
-        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        # Without links on the way: by that name the system lists what is mounted there, and a link
+        # could lead elsewhere by the time that it is wiped.
+        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)).resolve()
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if path.exists():  # else another run took it for one that was left, in between
