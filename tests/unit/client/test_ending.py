@@ -87,6 +87,37 @@ def test_the_process_ends_whatever_the_job_does() -> None:
     assert told.steps[-1] == "finish"
 
 
+def test_a_store_that_never_answers_delays_nobodys_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that reads holds what would be wiped: that comes later, the end doesn't."""
+    monkeypatch.setattr(ending, "_WIPING_S", 0.1)
+    told, version = Told(), Version(FILES)
+    begun, answer = threading.Event(), threading.Event()
+
+    def stall() -> None:
+        begun.set()
+        assert answer.wait(60)
+
+    version.readers["a.dat"].before = stall
+    model = version.model(obligations=Obligations(terminate_on_revoke=0))
+    over = Ending(told.on_revoked, told.terminate)
+    over.watch(model, told.wipe)
+
+    def read() -> None:
+        with pytest.raises(AccessDenied):
+            model.read_bytes("a.dat")
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    assert begun.wait(20)
+    over("revoked")
+    assert reading.is_alive()
+    assert told.steps == ["wipe", ("terminate", 0), ("told", "revoked"), "finish"]
+    with pytest.raises(AccessDenied):
+        model.check()
+    answer.set()
+    reading.join(20)
+
+
 def test_a_model_isnt_kept_for_its_end() -> None:
     over = Ending(None, ending.others)
     model = Version(FILES).model(obligations=Obligations(terminate_on_revoke=1))

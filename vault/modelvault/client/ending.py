@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 
@@ -12,6 +13,9 @@ OnRevoked = Callable[[str], None]
 # Begins the end of those who use the model: at once, and by force after these seconds. What it
 # returns is called when the job was told.
 Terminate = Callable[[int], Callable[[], None]]
+# So long the wiping may wait for a thread that still reads: a store that never answers must not
+# keep those from their end who use the model.
+_WIPING_S = 2.0
 
 
 class Ending:
@@ -42,11 +46,11 @@ class Ending:
 
     def __call__(self, reason: str) -> None:
         """The keeper's call."""
-        self._wipe()
-        self._drop()
         grace_s = self._obligations.terminate_on_revoke
+        self._wipe()
         finish = _nothing if grace_s is None else self._terminate(grace_s)
         try:
+            self._drop()
             if self._on_revoked is not None:
                 self._on_revoked(reason)
                 self._drop()
@@ -54,6 +58,20 @@ class Ending:
             finish()
 
     def _drop(self) -> None:
+        """Deny access, and wipe: what waits for a reader longer than `_WIPING_S` goes on beside."""
+        model = self._model()
+        if model is None:
+            return
+        wiping = threading.Thread(target=model.drop, name="modelvault-drop", daemon=True)
+        del model  # else who is told, and drops all, would still find it alive
+        try:
+            wiping.start()
+        except RuntimeError:  # no further thread can be had
+            self._drop_here()
+        else:
+            wiping.join(_WIPING_S)
+
+    def _drop_here(self) -> None:
         model = self._model()
         if model is not None:
             model.drop()
