@@ -100,6 +100,30 @@ def test_packed_halves_of_bytes_count_as_elements() -> None:
     assert out == bytes(range(8))
 
 
+def freed(value: torch.Tensor, left: int = 0) -> torch.Tensor:
+    """As sharded training leaves tensors whose parts were gathered and let go of again."""
+    value.untyped_storage().resize_(left)
+    return value
+
+
+def test_memory_that_isnt_quite_a_tensors_own() -> None:
+    """Its storage may be shared, longer, or just long enough."""
+    whole = torch.arange(12.0).reshape(3, 4)
+    for part in (whole, whole[2:], whole.T, whole[:, 1:2], whole[:1].expand(5, 4), whole[:0]):
+        tensor = tensor_of("t", part)
+        out = bytearray(tensor.row.size)
+        tensor.copy(0, memoryview(out))
+        assert out == part.contiguous().numpy().tobytes()
+
+
+def test_memory_that_is_freed_meanwhile_counts_as_changed() -> None:
+    value = torch.zeros(3)
+    tensor = tensor_of("t", value)
+    before = tensor.stamp()
+    freed(value)
+    assert tensor.stamp() != before
+
+
 @pytest.mark.parametrize(
     ("value", "code"),
     [
@@ -117,6 +141,9 @@ def test_packed_halves_of_bytes_count_as_elements() -> None:
         (np.ma.masked_array([1.0, 2.0], [False, True]), "unsupported_tensor"),
         (torch.empty(2, device="meta"), "unsupported_tensor"),
         (torch.nn.LazyLinear(2).weight, "unsupported_tensor"),
+        (freed(torch.ones(2, 3)), "unsupported_tensor"),
+        (freed(torch.ones(6)[4:], 16), "unsupported_tensor"),
+        (freed(torch.ones(2, 3).T, 20), "unsupported_tensor"),
     ],
 )
 def test_what_cant_be_saved(value: object, code: str) -> None:

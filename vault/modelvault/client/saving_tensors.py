@@ -48,10 +48,10 @@ class Tensor:
         self._engine = engine
         self._item = item
 
-    def stamp(self) -> int | None:
-        """How often it was changed, as far as anybody counts."""
+    def stamp(self) -> Hashable:
+        """How often it was changed, as far as anybody counts, and where it lies."""
         try:
-            return int(self._array._version)
+            return int(self._array._version), int(self._array.data_ptr())
         except (AttributeError, RuntimeError):  # numpy's; torch's of inference mode
             return None
 

@@ -89,3 +89,16 @@ def _check(name: str, value: Any) -> None:  # noqa: ANN401
         )
     if value.device.type == "meta":
         raise unsupported_tensor(name, "is on the device meta: it has no data", "load it first")
+    if value.numel() and (not value.data_ptr() or value.untyped_storage().nbytes() < _reach(value)):
+        # Its bytes would be whatever lies there by now, and all such tensors would pass for one.
+        raise unsupported_tensor(
+            name,
+            "has no memory behind it: its storage was freed, as sharded training does",
+            "gather the whole state first (FSDP: a full state dict), and save that",
+        )
+
+
+def _reach(value: Any) -> int:  # noqa: ANN401
+    """Bytes of its storage up to the end of its last element."""
+    last = sum((size - 1) * step for size, step in zip(value.shape, value.stride(), strict=True))
+    return int((value.storage_offset() + last + 1) * value.element_size())
