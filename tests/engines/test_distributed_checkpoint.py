@@ -320,6 +320,25 @@ class TestLies:
                 assert isinstance(failure[0], (family, ValueError, AssertionError))
         assert not found["w"].any()
 
+    @pytest.mark.parametrize(("dtype", "size"), [("I32", 3), ("F32", 2)])
+    def test_tensors_of_another_type_or_shape(
+        self, vault: Session, index: checkpoint.Index, dtype: str, size: int
+    ) -> None:
+        """Neither is converted nor cut silently."""
+        (chunk,) = index.tensors["w"].chunks
+        chunk = msgspec.structs.replace(chunk, sizes=(size,))
+        stored = checkpoint.Stored(dtype, (size,), (chunk,))
+        self.saved(vault, checkpoint.write(msgspec.structs.replace(index, tensors={"w": stored})))
+        found = {"w": torch.zeros(size, dtype={"I32": torch.int32, "F32": torch.float32}[dtype])}
+        with (
+            integration.VaultReader(vault, "lying", purpose="fine-tuning") as reader,
+            pytest.raises(dcp.CheckpointException) as refused,
+        ):
+            dcp.load(found, storage_reader=reader, no_dist=True)
+        (failure,) = refused.value.failures.values()
+        assert failure[0].code == "bad_checkpoint"
+        assert not found["w"].any()
+
     def test_values_that_arent_plain(self, vault: Session, index: checkpoint.Index) -> None:
         lying = msgspec.structs.replace(index, values={"lr": {"pickle": "gASVAAAA"}})
         self.saved(vault, checkpoint.write(lying))

@@ -82,7 +82,8 @@ def test_the_deepest_that_is_taken_can_be_read() -> None:
     "value",
     [
         {}, {"a": 1, "b": 2}, {"what": 1}, {"int": 3}, {"int": "x"}, {"float": "0.1x"},
-        {"float": 1}, {"bytes": "!"}, {"bytes": 3}, {"tuple": 3}, {"tuple": {"a": 1}},
+        {"float": 1}, {"float": "0x1p9999"},
+        {"bytes": "!"}, {"bytes": 3}, {"tuple": 3}, {"tuple": {"a": 1}},
         {"dict": [1]}, {"dict": [[1, 2, 3]]}, {"dict": [["a", 1], ["a", 2]]}, {"dict": {"a": 1}},
         {"dict": [[[1], 2]]}, {"tensor": "nosuch"}, {"tensor": ["w"]}, {"int": "1" * 5000},
     ],

@@ -118,7 +118,7 @@ class VaultReader(StorageReader):
         for path, wanted in files.items():
             with Parts(model, path) as parts:
                 for chunk, item in sorted(wanted, key=lambda one: parts.info(one[0].name).begin):
-                    _read(parts, chunk, item, planner)
+                    _read(parts, chunk, index.tensors[item.storage_index.fqn], item, planner)
         future: Future[None] = Future()
         future.set_result(None)
         return future
@@ -196,11 +196,13 @@ def _tensor(fqn: str, stored: Stored) -> TensorStorageMetadata:
     )
 
 
-def _read(parts: Parts, chunk: Chunk, item: ReadItem, planner: LoadPlanner) -> None:
-    if parts.info(chunk.name).shape != chunk.sizes:
+def _read(parts: Parts, chunk: Chunk, stored: Stored, item: ReadItem, planner: LoadPlanner) -> None:
+    info = parts.info(chunk.name)
+    if (info.shape, info.dtype) != (chunk.sizes, stored.dtype):
         raise IntegrityError(
             "bad_checkpoint",
-            f"{chunk.file}: tensor {chunk.name!r} has another shape than {checkpoint.FILE} says",
+            f"{chunk.file}: tensor {chunk.name!r} has another shape or type than "
+            f"{checkpoint.FILE} says",
             "save it anew",
         )
     box = zip(item.storage_offsets, item.lengths, strict=True)

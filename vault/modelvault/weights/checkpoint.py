@@ -8,6 +8,7 @@ size is fixed before the values are known, so it may end in spaces.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Annotated, Any
 
 import msgspec
@@ -97,3 +98,6 @@ def _check(stored: Stored) -> None:
         if chunk.offsets in seen:
             raise bad_checkpoint(f"{FILE} has two chunks at one place")
         seen.add(chunk.offsets)
+    # What no chunk holds would keep the values that it had before the load.
+    if sum(prod(chunk.sizes) for chunk in stored.chunks) != prod(stored.size):
+        raise bad_checkpoint(f"{FILE} has a tensor of which a part is missing, or stands twice")

@@ -70,7 +70,7 @@ def decode(value: Any, tensor: Take) -> Any:  # noqa: ANN401
     ((kind, told),) = value.items()
     try:
         return _DECODE[kind](told, tensor)
-    except (KeyError, TypeError, ValueError, binascii.Error):
+    except (KeyError, TypeError, ValueError, OverflowError, binascii.Error):
         raise bad_checkpoint(f"a value that says to be {kind[:40]!r} and isn't") from None
 
 
