@@ -150,7 +150,7 @@ def test_tensors_in_a_stream_are_views_of_the_same_memory(shared: Hosted) -> Non
         with model.iter_tensors(MODEL, device="cpu") as stream:
             name, tensor = next(stream)
             assert torch.equal(tensor, found[name])
-        with pytest.raises(StopIteration):
+        with pytest.raises(Conflict):
             next(stream)
         module = torch.nn.Module()
         module.w = torch.nn.Parameter(torch.empty(200_000, device="meta"))
@@ -160,6 +160,24 @@ def test_tensors_in_a_stream_are_views_of_the_same_memory(shared: Hosted) -> Non
         assert torch.equal(module.w, found["w"])
         assert torch.equal(module.b, found["b"])
         del found, tensor, module, stream
+
+
+def test_half_of_a_stream_isnt_the_whole(shared: Hosted) -> None:
+    """Of several threads that share one, only one is told what went wrong."""
+    pytest.importorskip("torch")
+    with attach(shared.address) as model:
+        model.tensor_infos()
+        shared.version.readers[MODEL].error = BROKEN
+        stream = model.iter_tensors()
+        with pytest.raises(IntegrityError):
+            next(stream)
+        with pytest.raises(Conflict) as ended:
+            next(stream)
+        assert ended.value.code == "closed"
+        shared.version.readers[MODEL].error = None
+        whole = model.iter_tensors()
+        assert len(dict(whole)) == len(ARRAYS)
+        assert list(whole) == []
 
 
 def test_a_revocation_reaches_everybody_at_once(shared: Hosted) -> None:
