@@ -184,9 +184,10 @@ class _Life:
         if os.getppid() != warden:
             os._exit(FAILED)
         kernel.gain_nothing()
-        most = resource.getrlimit(resource.RLIMIT_CORE)[1]
-        no_core = _NO_CORE if most == resource.RLIM_INFINITY else min(_NO_CORE, most)
-        resource.setrlimit(resource.RLIMIT_CORE, (no_core, no_core))
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (_NO_CORE, _NO_CORE))
+        except ValueError:  # it is 0 for good, and this user may not raise it
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         handling.restore(self._job.before)
 
     def _reap(self) -> None:
