@@ -179,6 +179,58 @@ def test_what_the_command_is_given(vault: Session) -> None:
     assert privileges.split() == ["NoNewPrivs:", "1"]
 
 
+CLOSES = """
+import hashlib, multiprocessing, os, sys
+
+def look(folder, digest):
+    os.closerange(0, 1 << 16)
+    with open(folder + "/weights.gguf", "rb") as file:
+        os._exit(7 if hashlib.sha256(file.read()).hexdigest() == digest else 1)
+
+if __name__ == "__main__":
+    os.closerange(3, 1 << 16)
+    for method in ("spawn", "fork"):
+        child = multiprocessing.get_context(method).Process(target=look, args=sys.argv[1:])
+        child.start()
+        child.join()
+        print(method, child.exitcode)
+"""
+
+
+@pytest.mark.parametrize("kind", ["user", "links"])
+def test_who_closes_all_descriptors_finds_the_files(
+    vault: Session, tmp_path: Path, kind: str
+) -> None:
+    """The folder is no matter of descriptors, whichever way a process began."""
+    (tmp_path / "closes.py").write_text(CLOSES)
+    digest = hashlib.sha256(FILES["weights.gguf"]).hexdigest()
+    line = (sys.executable, str(tmp_path / "closes.py"), "{model}", digest)
+    ended = run("m:prod", *line, kind=kind)
+    assert ended.stdout.splitlines() == ["spawn 7", "fork 7"], ended.stderr
+
+
+ATTACHES = """
+import modelvault, os
+with modelvault.attach() as model:
+    os.closerange(3, 1 << 16)
+    try:
+        print(bytes(model.read_bytes("m.safetensors")))
+    except modelvault.errors.ModelVaultError as error:
+        print(error.code)
+print("ended", flush=True)
+"""
+
+
+def test_who_is_attached_and_closes_all_descriptors_is_told_or_connects_anew(
+    vault: Session,
+) -> None:
+    """Whether its thread had begun to wait for the holder's end decides."""
+    ended = run("m:prod", sys.executable, "-c", ATTACHES, options=("--stream",))
+    found, *rest = ended.stdout.splitlines()
+    assert found in {"host_gone", str(WEIGHTS)}
+    assert (rest, ended.returncode, ended.stderr) == (["ended"], 0, "")
+
+
 def test_some_files(vault: Session) -> None:
     ended = run(
         "m:prod", "sh", "-c", "cd {model}; find . -type f",

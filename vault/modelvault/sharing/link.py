@@ -146,7 +146,8 @@ class Link:
         self._taken.clear()
         line, self._line = self._line, None
         if line is not None:
-            line.close()
+            with suppress(OSError):  # a process that closed all of its descriptors closed it, too
+                line.close()
 
     def _forked(self) -> None:
         """In a forked child: the line is the parent's, and nobody holds the lock any more."""
