@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelvault import connect, wiring
 from modelvault.client.session import Session
 from modelvault.sharing.address import VARIABLE
 from modelvault.sharing.host import Host
+from support.disk import vault_on_its_disk
 from support.engines import ROOT
-from support.homes import isolated, safetensors_bytes
+from support.homes import safetensors_bytes
 from support.ranks import Ranks, pss
 
 pytestmark = pytest.mark.filterwarnings(
@@ -40,15 +41,10 @@ def sums(tmp_path: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def vault(
-    tmp_path: Path, sums: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Session]:
-    isolated(tmp_path, monkeypatch)
-    wiring.init()
-    with connect() as session:
-        session.create("m")
-        session.push(tmp_path / "model", "m")
+def vault(tmp_path: Path, sums: dict[str, int]) -> Iterator[Session]:
+    with vault_on_its_disk(tmp_path, {"m": tmp_path / "model"}) as session:
         yield session
+        shutil.rmtree(tmp_path / "disk/vault/home/objects")  # 64 MiB of ciphertext: long to search
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])

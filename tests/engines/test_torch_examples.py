@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from modelvault import connect, wiring
+from support.disk import vault_on_its_disk
 from support.engines import ROOT, need
-from support.homes import isolated
 from support.models import minilm
 
 
@@ -19,14 +18,10 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Bytes of the model's tensors."""
     need("torch")
     need("transformers")
-    with pytest.MonkeyPatch.context() as patch:
-        isolated(tmp_path_factory.mktemp("vault"), patch)
-        wiring.init()
-        with connect() as vault:
-            vault.create("minilm")
-            vault.push(minilm(), "minilm:prod")
-            with vault.load("minilm:prod", purpose="inference") as model:
-                yield sum(info.size for info in model.tensor_infos().values())
+    with vault_on_its_disk(tmp_path_factory.mktemp("vault"), {"minilm": minilm()}) as vault:
+        with vault.load("minilm:prod", purpose="inference") as model:
+            size = sum(info.size for info in model.tensor_infos().values())
+        yield size
 
 
 def run(example: str, *arguments: str) -> None:
