@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 
 import modelvault
+from modelvault import wiring
 from modelvault.access import Obligations
 from modelvault.errors import AccessDenied, Conflict, InvalidRequest
 from support.engines import need
+from support.homes import isolated
 from support.loading import Sealed, Version
 from support.models import tiny_llama
 
@@ -357,6 +360,31 @@ def test_a_checkpoint_needs_the_obligation(torch: Any, checkpoint: bytes) -> Non
     with version.model(obligations=ALLOWED) as model:
         found = model.load_checkpoint("c.pt")
         assert found["step"] == 7
+        assert torch.equal(found["model"]["w"], torch.arange(5.0))
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_the_policy_is_what_allows_it(
+    torch: Any, checkpoint: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    """A real vault: who may load no pickle gets no lease for one."""
+    home = isolated(tmp_path, monkeypatch)
+    wiring.init()
+    data = home / "policy/data.json"
+    told = json.loads(data.read_text())
+    told["classifications"]["internal"]["limits"]["allow_pickle"] = allowed
+    data.write_text(json.dumps(told))
+    with modelvault.connect() as vault:
+        vault.publish_policy()
+        vault.create("m")
+        vault.push(tmp_path / "c.pt", "m")
+        if not allowed:
+            with pytest.raises(AccessDenied, match="pickle"):
+                vault.load("m", purpose="inference")
+            assert vault.leases("m", ended=True) == ()
+            return
+        with vault.load("m", purpose="inference") as model:
+            found = model.load_checkpoint("c.pt")
         assert torch.equal(found["model"]["w"], torch.arange(5.0))
 
 
