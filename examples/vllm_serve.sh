@@ -4,7 +4,7 @@
 #   sh examples/vllm_serve.sh llama:prod --tensor-parallel-size 2
 #
 # modelvault must be installed in vLLM's environment too: vLLM finds the load format by itself.
-model=$1
+model=${1:?"no model is named"}
 shift
 exec modelvault run "$model" --purpose inference --stream -- \
     vllm serve {model} --load-format modelvault "$@"

@@ -123,8 +123,8 @@ def _base_of(adapter: Model) -> Reference:
     if named is None or told.base_digest is None:
         raise InvalidRequest(
             "no_base",
-            f"{adapter.name} doesn't name the version that it was made from, but "
-            + (f"only {told.base!r}" if told.base else "nothing"),
+            f"{adapter.name} doesn't name the version that it was made from"
+            + (f", but only {told.base!r}" if told.base else ""),
             "push it with --base NAME@VERSION (provenance=vault.based_on(...)), or load both by "
             "their names",
         )
