@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -110,6 +111,11 @@ def test_the_same_tokens_as_from_plain_files(
     example = ["sh", str(ROOT / "examples/vllm_serve.sh"), "llama:prod"]
     with served(world, [*example, "--tensor-parallel-size", str(workers)]) as port:
         assert [ask(port, prompt) for prompt in PROMPTS] == plain_answers
+    log = (world.root / "server.log").read_text(errors="replace")
+    filled = set(re.findall(r"\((Worker\w*) pid=\d+\) .*Starting to load model", log))
+    assert filled == ({"Worker"} if workers == 1 else {"Worker_TP0", "Worker_TP1"})
+    (seconds,) = re.findall(r"Loading weights took ([\d.]+) seconds", log)
+    assert float(seconds) < PATIENCE_S, "counted from another clock's beginning"
     assert len({tuple(answer) for answer in plain_answers}) > 1
     names = listing.read_text().split()
     assert {"config.json", "tokenizer.json"} <= set(names)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from modelvault.clock import steady_ns
 from modelvault.errors import Conflict, InvalidRequest
 from modelvault.loader.model import Model
 from modelvault.sharing.attached import attach
@@ -44,6 +45,8 @@ def register() -> None:
                     f"{type(model).__name__} wants weights of a second model",
                     "run it on plain files, or push both as one version",
                 )
+            # vLLM's log says how long loading took since this moment.
+            self.counter_before_loading_weights = steady_ns() / 1e9
             return weights(str(model_config.model))
 
     register_model_loader(LOAD_FORMAT)(ModelVaultLoader)
