@@ -363,6 +363,39 @@ def test_who_is_attached_ends_where_the_policy_says_so() -> None:
             assert status.si_status == signal.SIGTERM
 
 
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_without_its_holder_it_ends_with_the_lease(number: signal.Signals) -> None:
+    """Who is attached sees to its own end: nobody else may be left to do so."""
+
+    def holder(pipe: int) -> None:
+        short = lambda: Stats(lease_seconds_left=2.0, costs=lasting().costs)  # noqa: E731
+        with hosted(FILES, Obligations(terminate_on_revoke=1), stats=short) as shared:
+            if os.fork() == 0:
+                model = attach(shared.address, on_revoked=lambda reason: tell(pipe, reason))
+                kept = model.tensor("b")
+                tell(pipe, str(os.getpid()))
+                time.sleep(60)
+                tell(pipe, f"lives, with {len(kept)} numbers")
+                os._exit(0)
+            signal.pause()
+
+    with elsewhere(holder) as (pid, line):
+        child = line()
+        os.kill(pid, number)
+        assert line() == ("lease_expired" if number == signal.SIGSTOP else "host_gone")
+        end = time.monotonic() + 20
+        while _runs(child) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not _runs(child)
+
+
+def _runs(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
+
+
 def test_a_socket_of_somebody_elses_isnt_believed(tmp_path: Path) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(tmp_path / "s"))

@@ -28,6 +28,9 @@ from modelvault.sharing.messages import Description
 from modelvault.sharing.page import ReadPage
 from modelvault.sharing.stream import SharedStream
 
+_GONE = "host_gone"
+_SHORTEST_S, _LONGEST_S = 0.05, 5.0  # between two looks whether the lease is over
+
 
 def attach(
     socket_path: str | Path | None = None,
@@ -41,7 +44,8 @@ def attach(
     processes share: numpy arrays see the very same pages, and a torch tensor copies a page when it
     is written to. The lease is the holder's. When it is over, or the holder ends, every access
     raises, what has no live views is unmapped, and `on_revoked(reason)` is called from another
-    thread; where the policy says `terminate_on_revoke`, this process ends then, as the holder does.
+    thread; where the policy says `terminate_on_revoke`, this process ends with the lease, as the
+    holder does, and also where that was stopped or killed.
     `spawn` and `fork` both do: each process attaches by itself.
 
     Raises InvalidRequest (`no_run`) where nothing says who holds a model; AccessDenied
@@ -180,7 +184,7 @@ class _Watch:
         self._page.check()
         if self._gone:
             raise Unavailable(
-                "host_gone",
+                _GONE,
                 "the process that held this model's lease has ended without a word",
                 "start it again, with what it runs",
             )
@@ -192,27 +196,31 @@ class _Watch:
         on_revoked: Callable[[str], None] | None,
         grace_s: int | None,
     ) -> None:
-        """From another thread: when the holder hangs up, let go of all that isn't looked at; after
-        a denial end this process, where the policy gives it `grace_s` seconds.
+        """From another thread: when the holder hangs up, or says nothing any more, let go of all
+        that isn't looked at; and end this process once the lease is over, where the policy gives it
+        `grace_s` seconds.
 
         Raises Unavailable (`no_thread`).
         """
 
         def wait() -> None:
-            watching.wait()
+            while not watching.wait(self._pause_s()) and self._page.seconds_left:
+                pass
             if watching.closed:
                 return
             self._gone = True
             ended = self._why()
-            _drop(model())
             denied = grace_s is not None and isinstance(ended, AccessDenied)
             finish = this_process(grace_s or 0) if denied else _nobody
             try:
+                _drop(model())
                 if on_revoked is not None:
                     on_revoked(ended.code)
                     _drop(model())
             finally:
                 finish()
+                if grace_s is not None and ended.code == _GONE:
+                    self._outlast(watching, grace_s)
 
         try:
             threading.Thread(target=wait, name="modelvault-attached", daemon=True).start()
@@ -223,12 +231,23 @@ class _Watch:
                 "raise its limit on processes (ulimit -u, pids.max) or on memory",
             ) from None
 
+    def _outlast(self, watching: Link, grace_s: int) -> None:
+        """Nobody is there to renew: the lease holds for as long as it was said to."""
+        while self._page.seconds_left and not watching.closed:
+            threading.Event().wait(self._pause_s())
+        if not watching.closed:
+            this_process(grace_s)()
+
+    def _pause_s(self) -> float:
+        """Not longer than the lease holds; and a wait doesn't count while the machine sleeps."""
+        return min(max(self._page.seconds_left, _SHORTEST_S), _LONGEST_S)
+
     def _why(self) -> ModelVaultError:
         try:
             self.check()
         except ModelVaultError as error:
             return error
-        return Unavailable("host_gone", "the holder hung up")
+        return Unavailable(_GONE, "the holder hung up")
 
 
 def _drop(model: Model | None) -> None:

@@ -66,13 +66,15 @@ class Link:
                     )
             self._ask(Need(path, begin, end), 0)
 
-    def wait(self) -> None:
-        """Wait until either side hangs up. Nothing may be asked meanwhile."""
+    def wait(self, seconds: float) -> bool:
+        """Whether either side has hung up, after `seconds` at most. Nothing may be asked
+        meanwhile."""
         line = self._line
-        if line is not None:
-            poll = select.poll()
-            poll.register(line, 0)  # hanging up is told of in any case
-            poll.poll()
+        if line is None:
+            return True
+        poll = select.poll()
+        poll.register(line, 0)  # hanging up is told of in any case
+        return bool(poll.poll(seconds * 1000))
 
     def close(self) -> None:
         """Hang up. Twice is fine."""
