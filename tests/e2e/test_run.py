@@ -239,6 +239,22 @@ def test_some_files(vault: Session) -> None:
     assert sorted(ended.stdout.splitlines()) == ["./a/b.txt", "./config.json"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_inside_of_another(vault: Session, kind: str) -> None:
+    """docs/engines/run.md: a base and its adapter, under a lease each."""
+    script = (
+        'cat "$BASE/config.json" "$MODELVAULT_MODEL/a/b.txt" | wc -c; '
+        'basename -a "$BASE" "$MODELVAULT_MODEL"; echo ready; read end; exit 7'
+    )
+    inner = ("env", "BASE={model}", *words("watched:prod", "sh", "-c", script))
+    with started("m:prod", *inner, kind=kind, stdin=subprocess.PIPE) as process:
+        told = [process.stdout.readline().strip() for _ in range(4)]
+        assert told == [str(8 + 5000), "m", "watched", "ready"]
+        assert sorted(lease.model for lease in vault.leases()) == ["m", "watched"]
+        process.communicate("\n", timeout=runs.PATIENCE_S)
+    assert process.returncode == 7
+
+
 def test_weights_are_left_out_and_taken_by_attaching(vault: Session) -> None:
     script = (
         "import modelvault, os, sys\n"
