@@ -123,8 +123,9 @@ def _base_of(adapter: Model) -> Reference:
     if named is None or told.base_digest is None:
         raise InvalidRequest(
             "no_base",
-            f"{adapter.name} doesn't name the version that it was made from"
-            + (f", but only {told.base!r}" if told.base else ""),
+            f"{adapter.name} names "
+            + (f"only {told.base!r}, and no verified version" if told.base else "nothing")
+            + " that it was made from",
             "push it with --base NAME@VERSION (provenance=vault.based_on(...)), or load both by "
             "their names",
         )
