@@ -198,4 +198,7 @@ def test_a_version_goes_with_the_tags_that_are_named(made: Vault) -> None:
     assert signed.tag is not None
     (tag,) = made.broker.show(made.caller(), "m").summary.tags
     assert (tag.tag, tag.version, tag.serial) == ("step-1", 2, 2)
-    assert made.entries("delete")[-1].details == {"tags": "step-1 best never-there"}
+    # Of what is named only what went is told.
+    assert made.entries("delete")[-1].details == {"tags": "best step-1"}
+    made.broker.delete(made.caller(), "m", ("any text at all",))
+    assert made.entries("delete")[-1].details == {}

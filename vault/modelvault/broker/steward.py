@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 
@@ -170,6 +171,7 @@ class Steward:
                 f"{named} names a tag; what is deleted is a version or a whole model",
                 f"delete {named.name}@<version>, or {named.name}",
             )
+        going: tuple[str, ...] = ()
         whole = named.version is None and named.digest is None
         if whole:
             model = self._gate.records.model(named)
@@ -179,8 +181,19 @@ class Steward:
             version = self._gate.version(who, named)
             asked = self._gate.authorise(who, "delete", version.resource())
             number = version.manifest.version
-        told = entry(asked, "done", tags=" ".join(tags)) if tags else entry(asked, "done")
-        self._parts.ledger.hide(named.tenant, named.model, number, who.now, told, tags)
+            going = self._tags_of(version, tags)
+        told = entry(asked, "done", tags=" ".join(going)) if going else entry(asked, "done")
+        self._parts.ledger.hide(named.tenant, named.model, number, who.now, told, going)
+
+    def _tags_of(self, version: KnownVersion, named: Collection[str]) -> tuple[str, ...]:
+        """Which of the tags that a caller names are the version's: the audit log tells of these,
+        and not of whatever anybody says."""
+        manifest = version.manifest
+        tags = self._parts.ledger.tags(manifest.tenant, manifest.model)
+        wanted = set(named)
+        return tuple(
+            sorted(tag.tag for tag in tags if tag.version == manifest.version and tag.tag in wanted)
+        )
 
     def _means(self, tag: TagRow, version: KnownVersion) -> bool:
         record = self._gate.records.tag_record(tag)
