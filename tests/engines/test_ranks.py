@@ -16,10 +16,12 @@ import pytest
 from modelvault.client.session import Session
 from modelvault.sharing.address import VARIABLE
 from modelvault.sharing.host import Host
+from support import runs
 from support.disk import vault_on_its_disk
-from support.engines import ROOT
+from support.engines import ROOT, need
 from support.homes import safetensors_bytes
 from support.ranks import Ranks, pss
+from support.servers.process import free_port
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This process .* is multi-threaded:DeprecationWarning"
@@ -69,6 +71,33 @@ def test_eight_ranks_cost_what_one_does(
     print(f"read {read / model.size:.4f}, memory {memory / model.size:.4f} of the model")
     loads = [entry for entry in vault.entries(limit=100).entries if entry.action == "load"]
     assert [entry.outcome for entry in loads] == ["allowed"]
+
+
+RANK = """
+import os, ranks
+print(ranks.rank(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])), flush=True)
+"""
+
+
+def test_the_ranks_of_torchrun_share_the_model_of_a_run(vault: Session, tmp_path: Path) -> None:
+    """As the example says: each adds up its rows, under one lease."""
+    need("torch")
+    (tmp_path / "job.py").write_text(RANK)
+    path = os.pathsep.join([str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")])
+    ended = runs.run(
+        "m", str(runs.BIN / "torchrun"), f"--nproc-per-node={RANKS}", "--master-addr=127.0.0.1",
+        f"--master-port={free_port()}", str(tmp_path / "job.py"),
+        options=("--stream",), env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    with vault.load("m", purpose="evaluation") as model:
+        tensors = model.tensors()
+        wanted = sum(float(array.sum(dtype="f8")) for array in tensors.values())
+        del tensors
+    parts = [float(line) for line in ended.stdout.split()]
+    assert len(parts) == RANKS
+    assert sum(parts) == pytest.approx(wanted)
+    assert [lease.purpose for lease in vault.leases("m", ended=True)].count("inference") == 1
 
 
 def test_the_example(
