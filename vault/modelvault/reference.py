@@ -37,8 +37,11 @@ class Reference(msgspec.Struct, frozen=True):
             raise InvalidRequest(
                 "bad_reference",
                 f"not a model reference: {text[:80]!r}",
-                "write [tenant/]name, [tenant/]name:tag, name@version or name@sha256:<64 hex>; "
-                "names are letters, digits, dot, dash and underscore, at most 96",
+                "leave modelvault:// out: here the reference stands by itself"
+                if text.startswith("modelvault://")
+                else "write [tenant/]name, [tenant/]name:tag, name@version or "
+                "name@sha256:<64 hex>; names are letters, digits, dot, dash and underscore, "
+                "at most 96",
             )
         version = match["version"]
         return cls(

@@ -83,6 +83,12 @@ def test_bad(text: str) -> None:
     assert error.value.message.isprintable()
 
 
+def test_an_address_is_told_from_a_reference() -> None:
+    with pytest.raises(InvalidRequest) as error:
+        Reference.parse("modelvault://m:prod")
+    assert "leave modelvault:// out" in error.value.hint
+
+
 @given(
     tenant=NAMES,
     model=NAMES,
