@@ -101,6 +101,17 @@ def test_where_the_machine_allows_it_nobody_else_finds_the_files(vault: Session)
     assert seen.splitlines() == ["tmpfs", "directory 700", "regular file 400"]
 
 
+def test_how_it_is_mounted(vault: Session) -> None:
+    """Never swapped, for root and where the kernel knows how."""
+    runs.need_private_mounts()
+    (line,) = say("grep $(dirname {model}) /proc/self/mounts")
+    options = set(line.split()[3].split(","))
+    assert {"ro", "nosuid", "nodev", "mode=700"} <= options
+    kernel = tuple(map(int, os.uname().release.split("-")[0].split(".")[:2]))
+    if os.geteuid() == 0 and kernel >= (6, 4):
+        assert "noswap" in options
+
+
 def test_elsewhere_links_lead_to_memory(vault: Session) -> None:
     kind, sealed = say(
         "stat -c %F {model}/config.json; readlink $(readlink {model}/config.json)", kind="links"
@@ -267,6 +278,31 @@ def test_weights_are_left_out_and_taken_by_attaching(vault: Session) -> None:
     assert ended.stdout.splitlines() == [
         str(sorted({path.split("/")[0] for path in FILES})), str(WEIGHTS),
     ]  # fmt: skip
+
+
+DAEMON = """
+import modelvault, os, time
+parent = os.getpid()
+if os.fork():
+    os._exit(0)
+os.setsid()
+while os.getppid() == parent:
+    time.sleep(0.01)
+with modelvault.attach() as model:
+    print(bytes(model.read_bytes("m.safetensors")), flush=True)
+"""
+
+
+@pytest.mark.parametrize("kind", ["user", "links"])
+def test_a_daemon_of_the_run_attaches(vault: Session, kind: str) -> None:
+    """docs/engines/sharing.md: whose parent has ended, it is still one of the run's."""
+    line = ("sh", "-c", '"$0" -c "$1"; read end', sys.executable, DAEMON)
+    with started(
+        "m:prod", *line, kind=kind, options=("--stream",), stdin=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline().strip() == str(WEIGHTS)
+        process.communicate("\n", timeout=runs.PATIENCE_S)
+    assert process.returncode == 0
 
 
 def test_pipes_end_when_the_command_lets_go_of_them(vault: Session) -> None:
