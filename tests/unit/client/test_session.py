@@ -10,6 +10,7 @@ import pytest
 
 from modelvault.client.local import Local
 from modelvault.client.session import Session
+from modelvault.errors import Conflict
 from support.honest import HonestBroker, context
 
 Call = tuple[str, tuple[object, ...], dict[str, object]]
@@ -86,6 +87,17 @@ def test_what_is_handed_on(use: Callable[[Session], object], call: Call) -> None
     answer = use(Session(context(broker)))
     assert broker.calls == [call]
     assert answer == (None if call[0] == "delete" else call[0])
+
+
+@pytest.mark.parametrize("use", [use for use, _ in PASSED_ON], ids=[c[0] for _, c in PASSED_ON])
+def test_a_session_that_was_closed(use: Callable[[Session], object]) -> None:
+    broker = Recorder()
+    session = Session(context(broker))
+    session.close()
+    with pytest.raises(Conflict) as refused:
+        use(session)
+    assert refused.value.code == "session_closed"
+    assert broker.calls == []
 
 
 def test_every_public_method_is_documented() -> None:

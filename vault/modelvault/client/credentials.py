@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from modelvault.access import Caller
-from modelvault.errors import AuthenticationError, unframed
+from modelvault.errors import AuthenticationError, Conflict, unframed
 
 TokenSource = Callable[[str | None], str]
 MAX_TOKEN_BYTES = 16 << 10
@@ -128,9 +128,19 @@ class Credentials:
     def __init__(self, source: TokenSource, client: str) -> None:
         self._source = source
         self._client = client
+        self._closed = False
+
+    def close(self) -> None:
+        """Make no more callers: the session is closed."""
+        self._closed = True
 
     def caller(self, key_hash: str | None = None) -> Caller:
-        """A caller with a token for a request that names the key with `key_hash`, or none."""
+        """A caller with a token for a request that names the key with `key_hash`, or none.
+
+        Raises Conflict (`session_closed`), and what the token's source does.
+        """
+        if self._closed:
+            raise Conflict("session_closed", "this session was closed", "connect to the vault anew")
         return Caller(token=self._source(key_hash), client=self._client)
 
     def __repr__(self) -> str:

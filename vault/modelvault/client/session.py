@@ -207,6 +207,7 @@ class Session(Administration, Bases, Between, Holding, Owning, Saves, Watching):
         try:
             self._savings.finish()
         finally:
+            self._context.credentials.close()
             self._let_go()
 
     def __enter__(self) -> Self:
