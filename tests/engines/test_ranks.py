@@ -79,7 +79,7 @@ print(ranks.rank(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])), flush=
 """
 
 
-def test_the_ranks_of_torchrun_share_the_model_of_a_run(vault: Session, tmp_path: Path) -> None:
+def test_torchrun_under_a_run(vault: Session, tmp_path: Path) -> None:
     """As the example says: each adds up its rows, under one lease."""
     need("torch")
     (tmp_path / "job.py").write_text(RANK)
