@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from modelvault.client.session import Session
 from modelvault.weights import gguf
 from modelvault.weights.ggml import BLOCKS, FILE_TYPES, TYPES
-from modelvault.weights.gguf import ArrayValue, parse
+from modelvault.weights.gguf import parse
+from modelvault.weights.gguf_metadata import ArrayValue
 from support.disk import vault_on_its_disk
 from support.engines import ROOT, need
 from support.models import gemma

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelvault.errors import IntegrityError, InvalidRequest
-from modelvault.weights import gguf
-from modelvault.weights.gguf import ArrayValue, Header, parse
+from modelvault.weights import gguf, gguf_metadata
+from modelvault.weights.gguf import Header, check, parse
+from modelvault.weights.gguf_metadata import ArrayValue
 from support.gguf_files import file_of, key, tensor, text
 
 
@@ -93,6 +94,46 @@ def test_what_cant_be_read_here_is_no_lie(data: bytes, why: str) -> None:
     assert caught.value.code == "unsupported_gguf"
 
 
+NEWER = 99  # a type of tensors that isn't known
+
+BEHIND_A_NEWER_TYPE = {
+    "tensor of its own place": ([tensor("w", (2,), NEWER, 0), tensor("v", (2,), 0, 0)], 8, "own"),
+    "tensor beyond the file": ([tensor("w", (2,), NEWER, 1 << 40)], 8, "no bytes of its own"),
+    "hole before it": ([tensor("w", (2,), NEWER, 32)], 40, "leaves a hole before"),
+    "hole behind it": ([tensor("w", (2,), NEWER, 0), tensor("v", (2,), 0, 64),
+                        tensor("u", (2,), 0, 128)], 136, "leaves a hole before"),
+    "a known one beyond": ([tensor("w", (2,), NEWER, 0), tensor("v", (99,), 0, 32)], 40, "end"),
+    "the name twice": ([tensor("w", (2,), NEWER, 0), tensor("w", (2,), 0, 32)], 40, "twice"),
+    "a shape beyond any memory": ([tensor("w", (1 << 32, 1 << 32), NEWER, 0)], 8, "any memory"),
+    "an unaligned place": ([tensor("v", (2,), 0, 0), tensor("w", (2,), NEWER, 33)], 48, "aligned"),
+    "five dimensions": ([tensor("v", (1,) * 5, NEWER, 0)], 8, "5 dimensions"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BEHIND_A_NEWER_TYPE)
+def test_a_newer_type_hides_no_lie(case: str) -> None:
+    tensors, body, why = BEHIND_A_NEWER_TYPE[case]
+    data = file_of(tensors=tensors, body=body)
+    with pytest.raises(IntegrityError, match=why) as caught:
+        check(lambda begin, end: data[begin:end], len(data))
+    assert caught.value.code == "bad_gguf"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "body"),
+    [
+        ([tensor("w", (2,), NEWER, 0)], 8),
+        ([tensor("w", (2,), NEWER, 0), tensor("v", (2,), 0, 64)], 72),
+        ([tensor("v", (2,), 0, 0), tensor("w", (2,), NEWER, 32), tensor("u", (0,), 98, 32)], 99),
+    ],
+)
+def test_a_newer_type_is_for_the_engine_to_know(tensors: list[bytes], body: int) -> None:
+    data = file_of(tensors=tensors, body=body)
+    check(lambda begin, end: data[begin:end], len(data))
+    with pytest.raises(InvalidRequest, match="isn't known"):
+        read(data)
+
+
 def test_vocabularies_longer_than_a_block() -> None:
     words = [text(b"x" * (at % 50_000)) for at in range(0, 200_000, 700)] + [text(b"")] * 9000
     listed = key("a", 9, struct.pack("<IQ", 8, len(words)) + b"".join(words))
@@ -173,6 +214,7 @@ def test_of_long_lists_and_tensors_nothing_is_read() -> None:
 
 def test_what_a_header_makes_one_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf, "MAX_HEADER", 100)
+    monkeypatch.setattr(gguf_metadata, "MAX_HEADER", 100)
     with pytest.raises(IntegrityError, match="more than 100 bytes"):
         read(file_of([key("a" * 90, 4, bytes(4)), key("b", 4, bytes(4))]))
     with pytest.raises(IntegrityError, match="the limit is 100"):

@@ -63,12 +63,13 @@ def _pickle(path: str) -> AccessDenied:
 
 
 def _check_gguf(resident: Resident) -> None:
-    """What isn't known here (a newer type, another magic) is for the engine to know; lies are for
-    nobody."""
+    """Lies are for nobody. A type of tensors that isn't known here is for the engine to know, and
+    all else is looked at; so is another version, byte order or magic, which no engine of today
+    reads: they refuse by that number."""
     if resident.copy(0, min(len(gguf.MAGIC), resident.size)) != gguf.MAGIC:
         return
     try:
-        gguf.parse(resident.copy, resident.size)
+        gguf.check(resident.copy, resident.size)
     except IntegrityError as refused:
         raise resident.named(refused) from None
     except InvalidRequest:
