@@ -290,6 +290,15 @@ def test_a_tagged_version_stays(vault: Vault) -> None:
     assert caught.value.code == "tagged"
 
 
+def test_tags_go_only_where_tag_is_allowed(vault: Vault) -> None:
+    vault.push("m", FILES)
+    vault.broker.tag(vault.caller(), "m", "prod")
+    vault.policy.rule = only("tag")
+    with pytest.raises(AccessDenied):
+        vault.broker.delete(vault.caller(), "m@1", ("prod",))
+    assert [tag.tag for tag in vault.ledger.tags("default", "m")] == ["prod"]
+
+
 def test_a_tag_isnt_deleted(vault: Vault) -> None:
     with pytest.raises(InvalidRequest):
         vault.broker.delete(vault.caller(), "m:prod")

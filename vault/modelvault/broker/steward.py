@@ -161,7 +161,8 @@ class Steward:
     def delete(self, caller: Caller, reference: str, tags: tuple[str, ...] = ()) -> None:
         """Hide a version or a model from new loads; `gc` removes it after a grace.
 
-        A version that has tags is hidden only where all of them are among `tags`, which go with it.
+        A version that has tags is hidden only where all of them are among `tags`, which go with it
+        if the policy allows `tag`, too.
         """
         who = self._gate.authenticate(caller, "delete", None)
         named = Reference.parse(reference)
@@ -182,6 +183,8 @@ class Steward:
             asked = self._gate.authorise(who, "delete", version.resource())
             number = version.manifest.version
             going = self._tags_of(version, tags)
+            if going:  # to take a tag away changes what it means to its readers, as moving it does
+                self._gate.authorise(who, "tag", version.resource())
         told = entry(asked, "done", tags=" ".join(going)) if going else entry(asked, "done")
         self._parts.ledger.hide(named.tenant, named.model, number, who.now, told, going)
 

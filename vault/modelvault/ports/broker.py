@@ -82,8 +82,9 @@ class Broker(Protocol):
         """Go on with an open upload: the same artifact and FileKeys, sealed to a new recipient.
 
         With `ask.keys` the recipient joins those that there are, and gets the keys of these paths
-        alone: so many processes write one version, and the one that opened it commits. Raises
-        then InvalidRequest (`not_as_declared`), Conflict (`too_many_ranks`).
+        alone: so many processes of one principal write one version, and one commits. Which of
+        them is up to them, since each could take the upload over by resuming it. Raises then
+        InvalidRequest (`not_as_declared`), Conflict (`too_many_ranks`).
 
         Only the principal that opened it may, and only while the policy allows the push. Raises
         NotFound (`no_upload`: also expired or given up), Conflict (`upload_closed`: published).
@@ -205,7 +206,7 @@ class Steward(Protocol):
         """Hide a version (`name@7`) or a model (`name`); `gc` removes it after a grace.
 
         Raises Conflict (`tagged`) for a version with a tag that isn't among `tags`; those that are
-        go with it, in the same transaction.
+        go with it, in the same transaction, where the policy allows the action `tag`, too.
         """
         ...
 
