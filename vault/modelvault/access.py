@@ -108,11 +108,15 @@ class Evaluation(msgspec.Struct, frozen=True):
     decision_id: str
 
 
-class Obligations(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Obligations(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """The strictest of each obligation that the policy gave; None means not limited.
 
     Seconds, bytes and counts are whole numbers; `files` are the only paths that may be had.
-    `terminate_on_revoke` is how many seconds a process lives on after its lease's end.
+    `terminate_on_revoke` is how many seconds a process lives on after its lease's end. What isn't
+    given is left out of documents: so a job from before an obligation was known reads all answers
+    without it, and gets none with it, since its ask doesn't name it among what it fulfils.
     """
 
     max_ttl_s: int | None = None

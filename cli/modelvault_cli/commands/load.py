@@ -33,7 +33,7 @@ def load(
     load the model here.
     """
     from modelvault.clock import boot_ms
-    from modelvault_cli.documents import Load
+    from modelvault_cli.documents import Load, Obligations
     from modelvault_cli.output import emit
 
     start = boot_ms()
@@ -50,7 +50,7 @@ def load(
             tensors=_tensors(model),
             gguf=_gguf(model),
             size=model.size,
-            obligations=model.obligations,
+            obligations=Obligations.of(model.obligations),
             elapsed_ms=boot_ms() - start,
         )
     emit(options, document, _lines(document))

@@ -138,7 +138,7 @@ def explain(
     It is an action of its own, which stands in the audit log. The exit code is 1 when the answer
     is no.
     """
-    from modelvault_cli.documents import Explained
+    from modelvault_cli.documents import Explained, Obligations
     from modelvault_cli.output import emit
 
     asked = _action(action)
@@ -155,7 +155,7 @@ def explain(
         target=reference,
         allowed=answer.allowed,
         reasons=answer.reasons,
-        obligations=answer.obligations,
+        obligations=Obligations.of(answer.obligations),
         revision=answer.revision,
         decision_id=answer.decision_id,
     )
@@ -205,7 +205,7 @@ def _explained(answer: Explanation) -> list[str]:
 
     from modelvault_cli.output import fields
 
-    standing = msgspec.to_builtins(answer.obligations)
+    standing = msgspec.structs.asdict(answer.obligations)
     return fields(
         {
             "decision": "allowed" if answer.allowed else "denied",

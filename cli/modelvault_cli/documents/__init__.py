@@ -35,7 +35,7 @@ from modelvault_cli.documents.admin import (
     Unpinned,
     Who,
 )
-from modelvault_cli.documents.base import Document, ErrorBody, Failure, Plan
+from modelvault_cli.documents.base import Document, ErrorBody, Failure, Obligations, Plan
 from modelvault_cli.documents.models import (
     Copied,
     CopyMade,
@@ -86,6 +86,7 @@ __all__ = [
     "Migrated",
     "MigratedVault",
     "Model",
+    "Obligations",
     "PinnedVault",
     "Pins",
     "Plan",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from modelvault.access import Obligations
 from modelvault.client.migrate import ModelMoved
 from modelvault.lease import PolicyRevision
 from modelvault.policy.diff import DataChange, DecisionChange, ModuleChange
 from modelvault.record import Entry
-from modelvault_cli.documents.base import Document
+from modelvault_cli.documents.base import Document, Obligations
 
 
 class Init(Document, frozen=True, kw_only=True):

@@ -6,9 +6,22 @@ from typing import Any
 
 import msgspec
 
+from modelvault import access
+
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all documents."""
+
+
+class Obligations(access.Obligations, frozen=True, kw_only=True, omit_defaults=False):
+    """The strictest of each obligation that the policy gave; null means not limited, and no member
+    is left out. Seconds, bytes and counts are whole numbers; `files` are the only paths that may be
+    had. `terminate_on_revoke` is how many seconds a process lives on after its lease's end."""
+
+    @classmethod
+    def of(cls, obligations: access.Obligations) -> Obligations:
+        """The same, told whole."""
+        return cls(**msgspec.structs.asdict(obligations))
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from modelvault.access import Obligations
 from modelvault.lease import LeaseSummary, ModelSummary, VersionSummary
 from modelvault.manifest import CopiedFrom, Hints, Provenance
-from modelvault_cli.documents.base import Document
+from modelvault_cli.documents.base import Document, Obligations
 
 
 class Model(Document, frozen=True, kw_only=True):

@@ -131,7 +131,7 @@ def _decide(engine: Any, asked: Question) -> dict[str, Any] | None:  # noqa: ANN
     return {
         "allowed": decision.allowed,
         "reasons": decision.reasons,
-        "obligations": msgspec.to_builtins(decision.obligations),
+        "obligations": msgspec.structs.asdict(decision.obligations),
     }
 
 
