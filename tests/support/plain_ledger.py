@@ -712,6 +712,23 @@ class PlainLedger:
         ]
         return found[: page(limit)]
 
+    def last_entries(
+        self,
+        *,
+        before: int | None = None,
+        limit: int = 100,
+        tenant: str | None = None,
+        model: str | None = None,
+    ) -> Sequence[Entry]:
+        found = [
+            entry
+            for entry in self._state.log
+            if (before is None or entry.seq < before)
+            and tenant in {None, entry.tenant}
+            and model in {None, entry.model}
+        ]
+        return found[-page(limit) :]
+
     def hashes(self, first: int, last: int) -> Sequence[bytes]:
         return [entry.leaf_hash() for entry in self._state.log[first - 1 : last]]
 

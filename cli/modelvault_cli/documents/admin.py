@@ -131,10 +131,12 @@ class Collected(Document, frozen=True, kw_only=True):
 
 
 class Audit(Document, frozen=True, kw_only=True):
-    """`audit`: some entries, oldest first, and the seq to go on `--after` (null: the last)."""
+    """`audit`: some entries, oldest first, and the seqs to go on with: `--after` the `next` one
+    (null: that was the last), `--before` the `previous` one (null: that was the first)."""
 
     entries: tuple[Entry, ...]
     next: int | None
+    previous: int | None
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

@@ -111,6 +111,15 @@ class TestWalks:
             {e.seq for e in (*first.entries, *rest.entries)}
         )
 
+    def test_the_end_of_the_log(self, pushed: Vault) -> None:
+        whole = pushed.broker.entries(pushed.caller()).entries
+        last = pushed.broker.last_entries(pushed.caller(), limit=2)
+        assert last == whole[-2:]
+        before = pushed.broker.last_entries(pushed.caller(), before=last[0].seq, limit=1)
+        assert before == whole[-3:-2]
+        of_m = pushed.broker.last_entries(pushed.caller(), reference="m")
+        assert of_m == tuple(one for one in whole if one.model == "m")
+
     def test_who_and_why(self, pushed: Vault) -> None:
         me = pushed.broker.whoami(pushed.caller(claims={"team": "search"}))
         assert (me.id, me.groups, me.claims) == (

@@ -52,10 +52,12 @@ PAGES: list[Case] = [
         lambda b, c, n=limit: b.list(c, tenant="default", limit=n),
         lambda b, c, n=limit: b.leases(c, limit=n),
         lambda b, c, n=limit: b.entries(c, limit=n),
+        lambda b, c, n=limit: b.last_entries(c, limit=n),
     )
 ] + [
     (BAD, "bad_filter", lambda b, c: b.list(c, tenant="default", filter="*" + LONG)),
     (BAD, "out_of_range", lambda b, c: b.entries(c, after=2**70)),
+    (BAD, "out_of_range", lambda b, c: b.last_entries(c, before=2**70)),
 ]
 STEWARDS: list[Case] = [
     (BAD, "bad_text", lambda b, c: b.create(c, "n", owner=LONG, classification="internal")),

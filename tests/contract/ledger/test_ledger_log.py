@@ -41,6 +41,21 @@ class TestLog:
         )]  # fmt: skip
         assert found == [[1, 2, 3, 4, 5], [3, 4], [], [1, 2, 3, 5], [3, 5], [2], []]
 
+    def test_pages_from_the_end(self, ledger: Ledger) -> None:
+        assert not ledger.last_entries()
+        for model in ("a", "b", "a", None, "a"):
+            ledger.append(entry(tenant="default" if model else None, model=model))
+        found = [[told.seq for told in page] for page in (
+            ledger.last_entries(), ledger.last_entries(limit=2),
+            ledger.last_entries(before=4, limit=2), ledger.last_entries(before=1),
+            ledger.last_entries(before=99, limit=1), ledger.last_entries(tenant="default", limit=3),
+            ledger.last_entries(tenant="default", model="a", before=5),
+            ledger.last_entries(model="b"), ledger.last_entries(tenant="x"),
+        )]  # fmt: skip
+        assert found == [
+            [1, 2, 3, 4, 5], [4, 5], [2, 3], [], [5], [2, 3, 5], [1, 3], [2], [],
+        ]  # fmt: skip
+
     def test_hashes_are_those_of_the_entries(self, ledger: Ledger) -> None:
         written = [ledger.append(entry()) for _ in range(5)]
         assert ledger.hashes(2, 4) == [one.leaf_hash() for one in written[1:4]]
@@ -137,6 +152,7 @@ class TestBothOrNeither:
 def test_a_page_has_a_sane_size(scene: Scene, limit: int) -> None:
     calls = (
         lambda: scene.ledger.entries(limit=limit),
+        lambda: scene.ledger.last_entries(limit=limit),
         lambda: scene.ledger.leases(limit=limit),
         lambda: scene.ledger.dead_uploads(scene.now, limit=limit),
         lambda: scene.ledger.dead_versions(scene.now, limit=limit),

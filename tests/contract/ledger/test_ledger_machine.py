@@ -250,6 +250,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def logs_are_equal(self) -> None:
         self.both(lambda ledger, _: ledger.entries(after=0, limit=10_000))
+        self.both(lambda ledger, _: ledger.last_entries(model="a", limit=3))
 
     @rule()
     def compare_all(self) -> None:

@@ -184,7 +184,8 @@ def test_the_whole_vaults_log_needs_a_grant_for_all(stocked: Vault) -> None:
     stocked.policy.rule = lambda d: allow() if d["resource"]["id"] == "n" else deny("no")
     stocked.broker.entries(stocked.caller(), reference="n")
     stocked.broker.leases(stocked.caller(), reference="n")
-    for call in (stocked.broker.entries, stocked.broker.leases):
+    stocked.broker.last_entries(stocked.caller(), reference="n")
+    for call in (stocked.broker.entries, stocked.broker.last_entries, stocked.broker.leases):
         with pytest.raises(AccessDenied):
             call(stocked.caller())
         with pytest.raises(NotFound):

@@ -26,6 +26,7 @@ from modelvault.catalog import LeaseRow, Revocation
 from modelvault.clock import to_text
 from modelvault.errors import Conflict, InvalidRequest, NotFound
 from modelvault.lease import EntryPage, Explanation, LeaseSummary
+from modelvault.record import Entry
 from modelvault.reference import Reference
 
 Kind = Literal["principal", "lease", "version"]
@@ -105,6 +106,18 @@ class Overseer:
         tenant, model = _names(asked)
         found = tuple(self._ledger.entries(after=after, limit=limit, tenant=tenant, model=model))
         return EntryPage(entries=found, next=found[-1].seq if len(found) == limit else None)
+
+    def last_entries(
+        self, caller: Caller, *, before: int | None, limit: int, reference: str | None
+    ) -> tuple[Entry, ...]:
+        """The end of the audit log, or what is in front of an entry; as `entries`."""
+        who = self._gate.authenticate(caller, "read_audit", None)
+        check_limit(limit, self._terms.max_page)
+        asked = self._scope(who, "read_audit", reference)
+        tenant, model = _names(asked)
+        return tuple(
+            self._ledger.last_entries(before=before, limit=limit, tenant=tenant, model=model)
+        )
 
     def explain(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from modelvault.access import Action, Caller, Principal
+from modelvault.access import Caller, Principal
 from modelvault.broker.catalogue import Catalogue
 from modelvault.broker.checked import checked
 from modelvault.broker.comparing import Comparer
@@ -19,6 +19,7 @@ from modelvault.broker.housekeeping import Housekeeper
 from modelvault.broker.importing import Importer
 from modelvault.broker.kept import KeptPolicies
 from modelvault.broker.links import Linker
+from modelvault.broker.overseen import Overseen
 from modelvault.broker.oversight import Overseer
 from modelvault.broker.parts import Parts
 from modelvault.broker.policing import Publication
@@ -33,11 +34,8 @@ from modelvault.broker.verified import Records
 from modelvault.copies import HandedOver, HandOverAsk, ImportAsk, ImportDraft, Importing
 from modelvault.identity.issuer import Issuer
 from modelvault.lease import (
-    EntryPage,
-    Explanation,
     Lease,
     LeaseAsk,
-    LeaseSummary,
     Links,
     ModelDetail,
     ModelSummary,
@@ -66,7 +64,7 @@ from modelvault.upload import (
 )
 
 
-class LocalBroker:
+class LocalBroker(Overseen):
     """The vault's service over its ports. Any number of threads may call it at once.
 
     `trust` names the keys whose documents the broker believes; `engine_for(revision)` builds the
@@ -242,38 +240,6 @@ class LocalBroker:
     def rotate(self, caller: Caller, reference: str) -> Rotated:
         """See ports.broker.Steward."""
         return self._rotator.rotate(caller, reference)
-
-    def revoke(
-        self, caller: Caller, *, kind: str, target: str, reason: str, for_s: int | None = None
-    ) -> int:
-        """See ports.broker.Steward."""
-        return self._overseer.revoke(caller, kind=kind, target=target, reason=reason, for_s=for_s)
-
-    def leases(
-        self, caller: Caller, *, reference: str | None = None, ended: bool = False, limit: int = 100
-    ) -> tuple[LeaseSummary, ...]:
-        """See ports.broker.Steward."""
-        return self._overseer.leases(caller, reference=reference, ended=ended, limit=limit)
-
-    def explain(
-        self, caller: Caller, *, action: Action, reference: str, purpose: str | None,
-        subject: Principal | None, destination: str | None = None,
-    ) -> Explanation:  # fmt: skip
-        """See ports.broker.Steward."""
-        return self._overseer.explain(
-            caller,
-            action=action,
-            reference=reference,
-            purpose=purpose,
-            subject=None if subject is None else checked(subject, "subject"),
-            destination=destination,
-        )
-
-    def entries(
-        self, caller: Caller, *, after: int = 0, limit: int = 100, reference: str | None = None
-    ) -> EntryPage:
-        """See ports.broker.Steward."""
-        return self._overseer.entries(caller, after=after, limit=limit, reference=reference)
 
     def keep_policy(self, caller: Caller, policy: PolicyBundle) -> str:
         """See ports.broker.Steward."""

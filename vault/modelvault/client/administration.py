@@ -18,6 +18,7 @@ from modelvault.lease import (
     Rotated,
     Swept,
 )
+from modelvault.record import Entry
 from modelvault.reference import Reference
 
 
@@ -103,6 +104,15 @@ class Administration:
         """The audit log, oldest first, from the entry behind `after` on."""
         return self._context.steward.entries(
             self._caller(), after=after, limit=limit, reference=reference
+        )
+
+    def last_entries(
+        self, *, before: int | None = None, limit: int = 100, reference: str | None = None
+    ) -> tuple[Entry, ...]:
+        """The last entries of the audit log, those in front of the entry `before` where that is
+        named; also oldest first."""
+        return self._context.steward.last_entries(
+            self._caller(), before=before, limit=limit, reference=reference
         )
 
     def gc(self, *, dry_run: bool = False) -> Swept:

@@ -27,7 +27,7 @@ from modelvault.lease import (
     Rotated,
     Swept,
 )
-from modelvault.record import SignedVersion
+from modelvault.record import Entry, SignedVersion
 from modelvault.upload import (
     CompareAsk,
     Compared,
@@ -242,6 +242,18 @@ class Steward(Protocol):
         self, caller: Caller, *, after: int = 0, limit: int = 100, reference: str | None = None
     ) -> EntryPage:
         """The audit log, oldest first, from the one behind `after` on."""
+        ...
+
+    def last_entries(
+        self,
+        caller: Caller,
+        *,
+        before: int | None = None,
+        limit: int = 100,
+        reference: str | None = None,
+    ) -> tuple[Entry, ...]:
+        """The last entries of the audit log in front of the one `before` (None: of all), also
+        oldest first."""
         ...
 
     def keep_policy(self, caller: Caller, policy: PolicyBundle) -> str:

@@ -137,6 +137,18 @@ class Ledger(CatalogLedger, Protocol):
         """By seq, from the one behind `after` on."""
         ...
 
+    def last_entries(
+        self,
+        *,
+        before: int | None = None,
+        limit: int = 100,
+        tenant: str | None = None,
+        model: str | None = None,
+    ) -> Sequence[Entry]:
+        """The last ones in front of the entry `before` (None: of all), by seq as well. What is
+        older than those isn't read."""
+        ...
+
     def hashes(self, first: int, last: int) -> Sequence[bytes]:
         """Leaf hashes of entries `first` (from 1) to `last` by seq, both included; fewer only where
         the log ends. Raises IntegrityError (`ledger_corrupt`) when one is missing."""

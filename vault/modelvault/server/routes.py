@@ -81,6 +81,9 @@ def _steward() -> Mapping[str, Callable[[Steward, Caller, str, Any], Any]]:
         "entries": lambda to, who, _key, body: to.entries(
             who, after=body.after, limit=body.limit, reference=body.reference
         ),
+        "last_entries": lambda to, who, _key, body: to.last_entries(
+            who, before=body.before, limit=body.limit, reference=body.reference
+        ),
         "keep_policy": lambda to, who, _key, body: bodies.Revision(
             revision=to.keep_policy(who, body)
         ),

@@ -135,6 +135,14 @@ class EntriesAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     reference: str | None = None
 
 
+class LastEntriesAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Of `last_entries`, as a query."""
+
+    before: int | None = None
+    limit: int = 100
+    reference: str | None = None
+
+
 class Revision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What `keep_policy` kept."""
 

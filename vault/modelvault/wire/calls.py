@@ -27,7 +27,7 @@ from modelvault.lease import (
     Swept,
 )
 from modelvault.manifest import MAX_BYTES
-from modelvault.record import SignedVersion
+from modelvault.record import Entry, SignedVersion
 from modelvault.upload import (
     CompareAsk,
     Compared,
@@ -129,6 +129,8 @@ _CALLS = (
           body=bodies.ExplainAsk, answer=Explanation, again=True),
     _call("steward", "entries", "GET /entries", "Read the audit log.",
           body=bodies.EntriesAsk, answer=EntryPage, again=True),
+    _call("steward", "last_entries", "GET /entries/last", "Read the end of the audit log.",
+          body=bodies.LastEntriesAsk, answer=tuple[Entry, ...], again=True),
     _call("steward", "keep_policy", "POST /policies", "Sign a policy and keep it.",
           body=PolicyBundle, answer=bodies.Revision, limit=4 * MEDIUM, again=True),
     _call("steward", "policies", "GET /policies", "The policies that are kept.",

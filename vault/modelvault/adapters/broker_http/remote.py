@@ -24,7 +24,7 @@ from modelvault.lease import (
     Rotated,
     Swept,
 )
-from modelvault.record import SignedVersion
+from modelvault.record import Entry, SignedVersion
 from modelvault.upload import (
     CompareAsk,
     Compared,
@@ -224,6 +224,15 @@ class RemoteBroker:
         body = bodies.EntriesAsk(after=after, limit=limit, reference=reference)
         page: EntryPage = self._ask("entries", caller, body=body)
         return page
+
+    def last_entries(
+        self, caller: Caller, *, before: int | None = None, limit: int = 100,
+        reference: str | None = None,
+    ) -> tuple[Entry, ...]:  # fmt: skip
+        """See ports.broker.Steward."""
+        body = bodies.LastEntriesAsk(before=before, limit=limit, reference=reference)
+        found: tuple[Entry, ...] = self._ask("last_entries", caller, body=body)
+        return found
 
     def keep_policy(self, caller: Caller, policy: PolicyBundle) -> str:
         """See ports.broker.Steward."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, select, update
 
 from modelvault.adapters.ledger_sql import rows
 from modelvault.adapters.ledger_sql.failures import damaged
@@ -44,12 +45,23 @@ class Log(Room):
         model: str | None = None,
     ) -> Sequence[Entry]:
         """By seq."""
-        query = select(entries).where(entries.c.seq > after).order_by(entries.c.seq)
-        if tenant is not None:
-            query = query.where(entries.c.tenant == tenant)
-        if model is not None:
-            query = query.where(entries.c.model == model)
+        query = _of(tenant, model).where(entries.c.seq > after).order_by(entries.c.seq)
         return [rows.entry_row(row) for row in self._all(query.limit(rows.page(limit)))]
+
+    def last_entries(
+        self,
+        *,
+        before: int | None = None,
+        limit: int = 100,
+        tenant: str | None = None,
+        model: str | None = None,
+    ) -> Sequence[Entry]:
+        """By seq too; read from the end."""
+        query = _of(tenant, model).order_by(entries.c.seq.desc())
+        if before is not None:
+            query = query.where(entries.c.seq < before)
+        found = self._all(query.limit(rows.page(limit)))
+        return [rows.entry_row(row) for row in reversed(found)]
 
     def hashes(self, first: int, last: int) -> Sequence[bytes]:
         """Raises IntegrityError (`ledger_corrupt`) when one of them is missing."""
@@ -62,3 +74,10 @@ class Log(Room):
         if any(row.seq != first + place for place, row in enumerate(found)):
             raise damaged("its audit log has a gap")
         return [row.leaf_hash for row in found]
+
+
+def _of(tenant: str | None, model: str | None) -> Select[Any]:
+    query = select(entries)
+    if tenant is not None:
+        query = query.where(entries.c.tenant == tenant)
+    return query if model is None else query.where(entries.c.model == model)
