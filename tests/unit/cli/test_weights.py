@@ -120,3 +120,24 @@ def test_an_unsound_file_has_no_public_metadata(run: Run, tmp_path: Path) -> Non
     assert refused.code == "bad_gguf"
     assert refused.message.startswith("m.gguf: not a sound GGUF file")
     assert "without --public-metadata" in refused.hint
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "code", "why"),
+    [
+        ("m.safetensors", b'{"hidden": 256}', "bad_safetensors", "it is JSON"),
+        ("m.gguf", b'{"hidden": 256}', "bad_gguf", "it is JSON"),
+        ("m.gguf", WEIGHTS, "bad_gguf", "it is a safetensors file"),
+        ("m.gguf", bytes(64), "bad_gguf", "it doesn't begin with GGUF"),
+    ],
+)
+def test_a_load_says_what_a_file_is_instead(
+    run: Run, tmp_path: Path, file: str, data: bytes, code: str, why: str
+) -> None:
+    name = f"instead-{len(data)}-{code.replace('_', '-')}"
+    pushed(run, tmp_path, name, {file: data})
+    error = run("load", f"{name}:prod", "-p", "inference", "--json").error
+    assert (error.code, error.exit_code) == (code, 5)
+    assert error.message.startswith(f"{file}: not a sound ")
+    assert why in error.message
+    assert "push the file that was meant" in error.hint

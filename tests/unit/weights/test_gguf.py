@@ -22,6 +22,8 @@ W = tensor("w", (2,), 0, 0)  # two float32
 
 LIES = {
     "another magic": (b"GGML" + file_of()[4:], "begin with GGUF"),
+    "JSON": (b'{"a": [1, 2, 3]}', "it is JSON"),
+    "a pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
     "empty": (b"", "4 bytes at byte 0"),
     "cut in the counts": (file_of()[:20], "8 bytes at byte 16"),
     "version 0": (file_of(version=0), "no version 0"),

@@ -111,7 +111,8 @@ class Shards:
 
 def _parse(resident: Resident) -> tuple[TensorInfo, ...]:
     head = resident.copy(0, min(safetensors.LENGTH_BYTES, resident.size))
-    if head.startswith(gguf.MAGIC):  # no length of a safetensors header looks like this
+    # No length of a safetensors header looks like this magic.
+    if head.startswith(gguf.MAGIC) or resident.path.lower().endswith(gguf.SUFFIX):
         return gguf.parse(resident.copy, resident.size).tensors
     size = safetensors.header_size(head, resident.size)
     return safetensors.parse(resident.copy(0, size), resident.size)

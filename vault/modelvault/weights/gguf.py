@@ -13,6 +13,7 @@ from math import prod
 import msgspec
 
 from modelvault.errors import InvalidRequest
+from modelvault.weights import mistaken
 from modelvault.weights.cursor import Cursor, Read
 from modelvault.weights.ggml import BLOCKS, FILE_TYPES, TYPES
 from modelvault.weights.gguf_metadata import MAX_HEADER, Value, lie, metadata, text
@@ -105,7 +106,11 @@ def check(read: Read, size: int) -> None:
 def _told(read: Read, size: int) -> _Told:
     cursor = Cursor(read, size, lie, MAX_HEADER)
     if cursor.take(len(MAGIC)) != MAGIC:
-        raise lie("it doesn't begin with GGUF")
+        other = mistaken.kind(read(0, min(size, mistaken.SAMPLE)))
+        raise lie(
+            f"it is {other}" if other else "it doesn't begin with GGUF",
+            mistaken.HINTS.get(other, mistaken.HINT),
+        )
     version = _version(cursor.number(4))
     tensors, keys = cursor.number(8), cursor.number(8)
     if tensors > MAX_TENSORS or keys > MAX_METADATA:

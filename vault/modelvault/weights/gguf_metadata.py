@@ -86,10 +86,9 @@ def text(cursor: Cursor, what: str, limit: int) -> str:
         raise lie(f"{what} isn't UTF-8") from None
 
 
-def lie(what: str) -> IntegrityError:
+def lie(
+    what: str,
+    hint: str = "write the file anew, for instance with llama.cpp, and push it as a new version",
+) -> IntegrityError:
     """What all lies of a header are told as."""
-    return IntegrityError(
-        "bad_gguf",
-        f"not a sound GGUF file: {what}",
-        "write the file anew, for instance with llama.cpp, and push it as a new version",
-    )
+    return IntegrityError("bad_gguf", f"not a sound GGUF file: {what}", hint)

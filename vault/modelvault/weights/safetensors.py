@@ -17,6 +17,7 @@ from msgspec import Meta
 from modelvault import canonical
 from modelvault.errors import IntegrityError, InvalidRequest
 from modelvault.manifest import Count
+from modelvault.weights import mistaken
 
 LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000
@@ -62,10 +63,13 @@ def header_size(head: bytes, file_size: int) -> int:
 
     Raises IntegrityError (`bad_safetensors`) when there can be no such header.
     """
-    if len(head) < LENGTH_BYTES:
-        raise _lie(f"{file_size} bytes are too few for a header")
     length = int.from_bytes(head[:LENGTH_BYTES], "little")
-    if length > MAX_HEADER:
+    if len(head) < LENGTH_BYTES or length > MAX_HEADER:
+        other = mistaken.kind(head[:LENGTH_BYTES])
+        if other:
+            raise _lie(f"it is {other}", mistaken.HINTS.get(other, mistaken.HINT))
+        if len(head) < LENGTH_BYTES:
+            raise _lie(f"{file_size} bytes are too few for a header")
         raise _lie(f"a header of {length:,} bytes; the limit is {MAX_HEADER:,}")
     if LENGTH_BYTES + length > file_size:
         raise _lie(f"a header of {length:,} bytes in a file of {file_size:,}")
@@ -163,9 +167,7 @@ def short(name: str) -> str:
     return repr(name if len(name) <= 80 else name[:80] + "...")
 
 
-def _lie(what: str) -> IntegrityError:
-    return IntegrityError(
-        "bad_safetensors",
-        f"not a sound safetensors file: {what}",
-        "write the file anew with safetensors and push it as a new version",
-    )
+def _lie(
+    what: str, hint: str = "write the file anew with safetensors and push it as a new version"
+) -> IntegrityError:
+    return IntegrityError("bad_safetensors", f"not a sound safetensors file: {what}", hint)
