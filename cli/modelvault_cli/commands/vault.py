@@ -12,8 +12,7 @@ from modelvault_cli.commands import arguments, plan
 from modelvault_cli.frame import Globals, command, pass_globals
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from modelvault.settings import Settings
     from modelvault_cli.documents import Init
 
 
@@ -59,7 +58,7 @@ def init(
     if options.broker is not None:
         raise InvalidRequest("usage", "a broker has its own vault", "leave --broker out")
     if dry_run:
-        _plan(options, settings.read(os.environ, home=options.home).home, root)
+        _plan(options, settings.read(os.environ, home=options.home), root)
         return
     made = wiring.init(options.home, root=root, user=user, groups=groups, digest_alg=digest)
     document = Init(
@@ -71,13 +70,17 @@ def init(
     emit(options, document, _lines(document))
 
 
-def _plan(options: Globals, home: Path, root: str) -> None:
+def _plan(
+    options: Globals, settings: Settings, root: Literal["file", "passphrase", "keyring"]
+) -> None:
     from modelvault.wiring import making
     from modelvault.wiring.home import Home
 
-    if Home(home).taken:
-        raise making.exists(Home(home))
-    plan.tell(options, "init", str(home), f"make a vault in {home}, its root key from a {root}")
+    home = settings.home
+    making.foresee(Home(home), root, settings)
+    unchecked = ("whether the system's keyring takes a key",) if root == "keyring" else ()
+    effect = f"make a vault in {home}, its root key from a {root}"
+    plan.tell(options, "init", str(home), effect, unchecked=unchecked)
 
 
 def _lines(document: Init) -> list[str]:
@@ -100,14 +103,14 @@ def _lines(document: Init) -> list[str]:
 @arguments.yes
 @arguments.dry_run
 @pass_globals
-def gc(options: Globals, yes: bool, dry_run: bool) -> int:
+def gc(options: Globals, yes: bool, dry_run: bool) -> None:
     """Remove versions that were deleted long enough ago, and what dead pushes left."""
     from modelvault_cli.documents import Collected
     from modelvault_cli.output import confirm, counted, emit, size
 
     with options.session() as session:
-        if not dry_run and not confirm("Remove deleted versions for good?", yes=yes):
-            return 1
+        if not dry_run:
+            confirm("Remove deleted versions for good?", yes=yes)
         swept = session.gc(dry_run=dry_run)
     document = Collected(
         dry_run=dry_run,
@@ -122,4 +125,3 @@ def gc(options: Globals, yes: bool, dry_run: bool) -> int:
         f"{size(swept.bytes)}"
     )
     emit(options, document, [line])
-    return 0

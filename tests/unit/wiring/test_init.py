@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from modelvault import wiring
+from modelvault import settings, wiring
 from modelvault.adapters.ledger_sql import SqlLedger
 from modelvault.client.pins import read_trust
 from modelvault.errors import (
@@ -20,8 +21,9 @@ from modelvault.errors import (
     NotFound,
     Unavailable,
 )
+from modelvault.settings import Settings
 from modelvault.wiring import embedded, making, roots
-from modelvault.wiring.home import Home
+from modelvault.wiring.home import Home, RootKind
 from support.homes import isolated
 
 
@@ -391,3 +393,63 @@ def test_an_embedded_vault_needs_no_cache(home: Path, tmp_path: Path) -> None:
             assert model.open("a.dat").read() == b"a" * 5000
             assert model.stats().costs.read_bytes.keys() == {"folder"}
     assert not (tmp_path / "cache").exists()
+
+
+def foreseen(
+    home: Path, root: RootKind = "file", told: Settings | None = None
+) -> ModelVaultError | None:
+    try:
+        making.foresee(Home(home), root, told or settings.read(os.environ, home=home))
+    except ModelVaultError as refused:
+        return refused
+    return None
+
+
+def test_what_is_foreseen_is_what_init_meets(home: Path, tmp_path: Path) -> None:
+    assert foreseen(home) is None
+    assert foreseen(tmp_path / "new" / "folders" / "home") is None
+    (tmp_path / "file").touch()
+    (tmp_path / "full" / "notes").mkdir(parents=True)
+    for taken, code in (("file/home", "cant_write"), ("full", "home_exists")):
+        with pytest.raises(ModelVaultError) as met:
+            wiring.init(tmp_path / taken)
+        refused = foreseen(tmp_path / taken)
+        assert refused is not None
+        assert (refused.code, met.value.code) == (code, code)
+    mounted = foreseen(Path("/proc"))
+    assert mounted is not None
+    assert mounted.code == "home_exists"
+    assert not home.exists()
+    told = replace(settings.read(os.environ), config_home=tmp_path / "file" / "modelvault")
+    refused = foreseen(home, told=told)
+    assert refused is not None
+    assert refused.code == "root_key_unavailable"
+    assert foreseen(home, "keyring", told) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed")
+def test_a_folder_of_somebody_else_is_foreseen(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    told = settings.read(os.environ)
+    os.seteuid(65534)
+    try:
+        refused = foreseen(tmp_path / "theirs" / "home", told=told)
+    finally:
+        os.seteuid(0)
+    assert refused is not None
+    assert (refused.code, "Permission denied" in refused.message) == ("cant_write", True)
+
+
+def test_a_passphrase_that_nobody_gives_is_foreseen(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roots, "terminal", lambda: None)
+    refused = foreseen(home, "passphrase")
+    assert refused is not None
+    assert refused.code == "no_passphrase"
+    (tmp_path / "secret").write_text("five or six words\n")
+    monkeypatch.setenv("MODELVAULT_PASSPHRASE_FILE", str(tmp_path / "secret"))
+    assert foreseen(home, "passphrase") is None
+    monkeypatch.delenv("MODELVAULT_PASSPHRASE_FILE")
+    monkeypatch.setattr(roots, "terminal", lambda: pytest.fail)
+    assert foreseen(home, "passphrase") is None  # there is somebody to ask

@@ -20,7 +20,7 @@ from modelvault.errors import Conflict, ModelVaultError, Unavailable
 from modelvault.record import Entry, KeyPurpose, TrustFile, TrustKey
 from modelvault.settings import Settings
 from modelvault.wiring import roots
-from modelvault.wiring.home import Description, Home, Root
+from modelvault.wiring.home import Description, Home, Root, RootKind
 from modelvault.wiring.roots import Ask
 
 if TYPE_CHECKING:
@@ -65,6 +65,41 @@ def make(home: Home, described: Description, settings: Settings, ask: Ask | None
     return Made(
         vault=described.vault, home=home.path, root=described.root, policy_revision=revision
     )
+
+
+def foresee(home: Home, root: RootKind, settings: Settings) -> None:
+    """Raise what `make` would meet, as far as that can be seen without writing or asking."""
+    if home.taken:
+        raise exists(home)
+    if os.path.ismount(home.path):
+        raise _cant_write(home, OSError(errno.EBUSY, ""))
+    refused = _refused(home.path)
+    if refused:
+        raise _cant_write(home, OSError(refused, ""))
+    if root == "file":
+        refused = _refused(settings.config_home / "root.key")
+        if refused:
+            raise Unavailable(
+                "root_key_unavailable",
+                f"can't make a root key in {settings.config_home}: {os.strerror(refused)}",
+                "check the permissions of the folders above it, or name another place with "
+                "XDG_CONFIG_HOME",
+            )
+    given = settings.passphrase is not None or settings.passphrase_file is not None
+    if root == "passphrase" and (given or roots.terminal() is None):
+        roots.forget(roots.source(Root(root), "", settings, None))
+
+
+def _refused(path: Path) -> int:
+    """Why nothing new can be made at `path`, as an errno; 0 where it seems that it can."""
+    folder = path.parent
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        return errno.ENOTDIR
+    if os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        return 0
+    return errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
 
 
 def _fill(draft: Home, described: Description, settings: Settings, ask: Ask | None) -> str:
