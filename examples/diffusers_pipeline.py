@@ -26,4 +26,9 @@ def main(reference: str, prompt: str, picture: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    match sys.argv[1:]:
+        case [reference, prompt, picture]:
+            main(reference, prompt, picture)
+        case _:
+            print("usage: diffusers_pipeline.py REFERENCE PROMPT PICTURE", file=sys.stderr)
+            sys.exit(2)

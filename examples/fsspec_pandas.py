@@ -34,4 +34,9 @@ def main(reference: str, table: str, weights: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    match sys.argv[1:]:
+        case [reference, table, weights]:
+            main(reference, table, weights)
+        case _:
+            print("usage: fsspec_pandas.py REFERENCE TABLE WEIGHTS", file=sys.stderr)
+            sys.exit(2)

@@ -52,4 +52,11 @@ def predict(uri: str) -> None:
 mlflow.models.set_model(Linear())
 
 if __name__ == "__main__":
-    {"train": train, "predict": predict}[sys.argv[1]](*sys.argv[2:])
+    match sys.argv[1:]:
+        case ["train"]:
+            train()
+        case ["predict", uri]:
+            predict(uri)
+        case _:
+            print("usage: mlflow_server.py train | predict URI", file=sys.stderr)
+            sys.exit(2)

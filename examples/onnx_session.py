@@ -27,4 +27,9 @@ def main(reference: str, path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    match sys.argv[1:]:
+        case [reference, path]:
+            main(reference, path)
+        case _:
+            print("usage: onnx_session.py REFERENCE PATH", file=sys.stderr)
+            sys.exit(2)

@@ -32,4 +32,9 @@ def main(reference: str, prompt: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    match sys.argv[1:]:
+        case [reference, prompt]:
+            main(reference, prompt)
+        case _:
+            print("usage: peft_adapter.py REFERENCE PROMPT", file=sys.stderr)
+            sys.exit(2)

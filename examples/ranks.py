@@ -43,4 +43,9 @@ def main(reference: str, ranks: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    match sys.argv[1:]:
+        case [reference, ranks] if ranks.isdecimal():
+            main(reference, int(ranks))
+        case _:
+            print("usage: ranks.py REFERENCE RANKS", file=sys.stderr)
+            sys.exit(2)

@@ -53,4 +53,9 @@ def main(path: str, prompt: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    match sys.argv[1:]:
+        case [path, prompt]:
+            main(path, prompt)
+        case _:
+            print("usage: run_llama_server.py PATH PROMPT", file=sys.stderr)
+            sys.exit(2)

@@ -42,4 +42,9 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    match sys.argv[1:]:
+        case [folder]:
+            main(folder)
+        case _:
+            print("usage: run_onnxruntime.py FOLDER", file=sys.stderr)
+            sys.exit(2)

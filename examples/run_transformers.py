@@ -43,4 +43,9 @@ def main(folder: str, *sentences: str) -> None:
 
 if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
-    main(*sys.argv[1:])
+    match sys.argv[1:]:
+        case [folder, *sentences] if sentences:
+            main(folder, *sentences)
+        case _:
+            print("usage: run_transformers.py FOLDER SENTENCE...", file=sys.stderr)
+            sys.exit(2)

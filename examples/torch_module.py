@@ -48,4 +48,9 @@ def main(reference: str, *sentences: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    match sys.argv[1:]:
+        case [reference, one, other]:
+            main(reference, one, other)
+        case _:
+            print("usage: torch_module.py REFERENCE SENTENCE SENTENCE", file=sys.stderr)
+            sys.exit(2)

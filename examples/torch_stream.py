@@ -33,4 +33,9 @@ def main(reference: str, name: str, rank: str, ranks: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    match sys.argv[1:]:
+        case [reference, name, rank, ranks]:
+            main(reference, name, rank, ranks)
+        case _:
+            print("usage: torch_stream.py REFERENCE TENSOR RANK RANKS", file=sys.stderr)
+            sys.exit(2)

@@ -4,7 +4,11 @@
 #   sh examples/vllm_serve.sh llama:prod --tensor-parallel-size 2
 #
 # modelvault must be installed in vLLM's environment too: vLLM finds the load format by itself.
-model=${1:?"no model is named"}
+if [ $# -eq 0 ]; then
+    echo "usage: sh examples/vllm_serve.sh REFERENCE [OPTIONS OF VLLM]..." >&2
+    exit 2
+fi
+model=$1
 shift
 exec modelvault run "$model" --purpose inference --stream -- \
     vllm serve {model} --load-format modelvault "$@"

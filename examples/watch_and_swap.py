@@ -50,4 +50,9 @@ def answer(live: modelvault.Live[torch.nn.Module], line: str) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.stdin)
+    match sys.argv[1:]:
+        case [reference]:
+            main(reference, sys.stdin)
+        case _:
+            print("usage: watch_and_swap.py REFERENCE < REQUESTS", file=sys.stderr)
+            sys.exit(2)
