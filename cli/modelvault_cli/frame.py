@@ -50,6 +50,10 @@ class Globals:
             yield session
 
 
+class Declined(Exception):
+    """The person was asked, and said no."""
+
+
 pass_globals = click.make_pass_decorator(Globals, ensure=True)
 
 
@@ -67,9 +71,10 @@ class _NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-NAMED_PATH = _NamedPath(path_type=Path)
+# Whether it can be read is found out by whoever reads it, and told as where a variable names it.
+NAMED_PATH = _NamedPath(path_type=Path, readable=False)
 # As it was typed: a Path forgets the `./` that tells a folder from a model's name.
-TYPED_PATH = _NamedPath(path_type=str)
+TYPED_PATH = _NamedPath(path_type=str, readable=False)
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: object) -> None:

@@ -8,7 +8,7 @@ import sys
 import click
 
 from modelvault.errors import InvalidRequest, ModelVaultError, Unavailable
-from modelvault_cli.frame import WIDTH, Entry, Globals, LazyGroup, take_globals
+from modelvault_cli.frame import WIDTH, Declined, Entry, Globals, LazyGroup, take_globals
 
 EXIT_CODES = {
     "invalid_request": 2,
@@ -85,8 +85,8 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
 def cli() -> None:
     """An encrypted vault for AI models: weights come out only in the memory of an allowed job.
 
-    References: [tenant/]name, name:tag, name@version or name@sha256:… Global options may stand
-    before or after the subcommand.
+    References: [tenant/]name, name:tag, name@version or name@sha256:…, also as an address:
+    modelvault://name:tag. Global options may stand before or after the subcommand.
     """
 
 
@@ -111,6 +111,8 @@ def run(argv: list[str] | None = None) -> int:
         return _refused(_usage(error), options, arguments)
     except ModelVaultError as error:
         return _refused(error, options, arguments)
+    except Declined:
+        return _declined(options, arguments)
     except MemoryError:
         return _refused(_no_memory(), options, arguments)
     except (KeyboardInterrupt, EOFError, click.Abort):
@@ -154,6 +156,16 @@ def _refused(error: ModelVaultError, options: Globals, arguments: list[str]) -> 
     return exit_code
 
 
+def _declined(options: Globals, arguments: list[str]) -> int:
+    # Not an error, for people; a program gets a document, as for every end without a result.
+    if _wants_json(options, arguments):
+        told = ModelVaultError("declined", "nothing was changed", "answer yes, or add --yes")
+        _tell(told, EXIT_NO, options, arguments)
+    else:
+        click.echo("nothing was changed", err=True)
+    return EXIT_NO
+
+
 def _interrupted(options: Globals, arguments: list[str]) -> int:
     error = ModelVaultError("interrupted", "interrupted", "nothing half-done is visible")
     if sys.stderr.isatty():
@@ -186,9 +198,7 @@ def _internal(error: Exception, options: Globals, arguments: list[str]) -> int:
 
 
 def _tell(error: ModelVaultError, exit_code: int, options: Globals, arguments: list[str]) -> None:
-    # A line that can't be parsed leaves the options unset: then look at the words themselves.
-    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    if options.json or "--json" in ours:
+    if _wants_json(options, arguments):
         from modelvault_cli.output import error_document
 
         click.echo(error_document(error, exit_code), err=options.passes_on)
@@ -198,3 +208,9 @@ def _tell(error: ModelVaultError, exit_code: int, options: Globals, arguments: l
     click.echo(f"error[{error.code}]: {printable(error.message)}", err=True)
     if error.hint:
         click.echo(f"hint: {printable(error.hint)}", err=True)
+
+
+def _wants_json(options: Globals, arguments: list[str]) -> bool:
+    # A line that can't be parsed leaves the options unset: then look at the words themselves.
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return options.json or "--json" in ours

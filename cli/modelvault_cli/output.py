@@ -6,6 +6,7 @@ drawn on stderr, and only where that is a terminal.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ import click
 import msgspec
 
 from modelvault.errors import InvalidRequest, ModelVaultError
-from modelvault_cli.frame import Globals
+from modelvault_cli.frame import Declined, Globals
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_GAP, _INDENT = "  ", "    "
 Progress = Callable[[int, int], None]
 
 
@@ -74,16 +76,43 @@ def error_document(error: ModelVaultError, exit_code: int) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of left-aligned columns; no rows, no lines."""
+    """Lines of left-aligned columns; no rows, no lines.
+
+    On a terminal that is too narrow for a whole row the last columns go below, indented: nothing is
+    cut. Where output is no terminal a row is one line.
+    """
     cells = [tuple(printable(cell) for cell in row) for row in rows]
     if not cells:
         return []
     cells.insert(0, tuple(headers))
     widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
+    groups = _groups(widths, _room())
+    return [line for row in cells for line in _stacked(row, widths, groups)]
+
+
+def _room() -> int | None:
+    """Columns of the terminal that output goes to; None where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _groups(widths: Sequence[int], room: int | None) -> list[range]:
+    """Which columns stand side by side: as many as there is room for, then the next ones."""
+    if room is None:
+        return [range(len(widths))]
+    groups, begin, used = [], 0, 0
+    for column, width in enumerate(widths):
+        if column > begin and used + width > room:
+            groups.append(range(begin, column))
+            begin, used = column, len(_INDENT)
+        used += width + len(_GAP)
+    return [*groups, range(begin, len(widths))]
+
+
+def _stacked(row: Sequence[str], widths: Sequence[int], groups: Sequence[range]) -> Iterator[str]:
+    for number, group in enumerate(groups):
+        line = _GAP.join(row[column].ljust(widths[column]) for column in group).rstrip()
+        if line or not number:
+            yield line if not number else _INDENT + line
 
 
 def fields(pairs: Mapping[str, str]) -> list[str]:
@@ -92,15 +121,18 @@ def fields(pairs: Mapping[str, str]) -> list[str]:
     return [f"{name + ':':<{width}} {value}" for name, value in pairs.items() if value]
 
 
-def confirm(question: str, *, yes: bool) -> bool:
-    """Ask before something is destroyed. Without a terminal `--yes` must have been given."""
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is destroyed. Without a terminal `--yes` must have been given.
+
+    Raises Declined for a no."""
     if yes:
-        return True
+        return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise InvalidRequest(
             "needs_yes", f"{question} There is no terminal to ask on", "add --yes if you mean it"
         )
-    return click.confirm(printable(question), err=True)
+    if not click.confirm(printable(question), err=True):
+        raise Declined
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import click
 
-from modelvault.errors import ModelVaultError
+from modelvault.errors import InvalidRequest, ModelVaultError
 from modelvault_cli.frame import NAMED_PATH, Globals
 
 _DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd]?)")
+_SCHEME = "modelvault://"
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -30,10 +31,33 @@ def pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def reference_of(text: str) -> str:
+    """A reference, also of an address as frameworks write it: `modelvault://name:tag`.
+
+    Raises InvalidRequest (`bad_reference`) for an address of a file in a model."""
+    if not text.startswith(_SCHEME):
+        return text
+    from modelvault.integrations.addresses import Address
+
+    address = Address.parse(text)
+    if address.path:
+        raise InvalidRequest(
+            "bad_reference",
+            f"{text[:200]!r} names a file of the model {address.reference}; here a whole model is "
+            "meant",
+            f"write {address.reference}; single files are named by --file, a tenant's model "
+            "with a tag or a version: modelvault://tenant/name:tag",
+        )
+    return address.reference
+
+
 def complete_reference(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[str]:
     """Names and tags of the models that the caller may list, for the shell."""
+    if incomplete.startswith(_SCHEME):
+        rest = complete_reference(context, _parameter, incomplete.removeprefix(_SCHEME))
+        return [_SCHEME + each for each in rest]
     tenant, slash, start = incomplete.rpartition("/")
     try:
         with context.ensure_object(Globals).session() as session:
@@ -48,10 +72,14 @@ def complete_reference(
     return [tenant + slash + name for name in names if name.startswith(start)]
 
 
-reference = click.argument("reference", metavar="REFERENCE", shell_complete=complete_reference)
-model = click.option(
-    "--model", metavar="REFERENCE", shell_complete=complete_reference, help="Of this model only."
+reference = click.argument(
+    "reference", type=reference_of, metavar="REFERENCE", shell_complete=complete_reference
 )
+target = click.argument("target", type=reference_of, metavar="TARGET")
+model = click.option(
+    "--model", type=reference_of, metavar="REFERENCE", shell_complete=complete_reference,
+    help="Of this model only.",
+)  # fmt: skip
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 yes = click.option("--yes", is_flag=True, help="Don't ask; needed where there is no terminal.")
 _to_home = click.option(

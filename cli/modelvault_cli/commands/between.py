@@ -28,7 +28,7 @@ _purpose = click.option(
     "modelvault copy minilm minilm --to-profile eu --dry-run",
 )
 @arguments.reference
-@click.argument("target", metavar="TARGET")
+@arguments.target
 @arguments.other_vault
 @_purpose
 @arguments.ticket
@@ -93,7 +93,7 @@ def _plan(
 
 
 @command("invite", "modelvault invite minilm:prod invitation.json")
-@click.argument("target", metavar="TARGET")
+@arguments.target
 @click.argument("file", type=NAMED_PATH)
 @arguments.dry_run
 @pass_globals
@@ -128,7 +128,7 @@ def invite(options: Globals, target: str, file: Path, dry_run: bool) -> None:
 
 @command("import", "modelvault import ./minilm-sealed minilm:prod")
 @click.argument("folder", type=NAMED_PATH)
-@click.argument("target", metavar="TARGET")
+@arguments.target
 @arguments.dry_run
 @pass_globals
 def take_in(options: Globals, folder: Path, target: str, dry_run: bool) -> None:

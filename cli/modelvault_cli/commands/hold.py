@@ -9,8 +9,6 @@ import click
 from modelvault_cli.commands import arguments
 from modelvault_cli.frame import NAMED_PATH, Globals, command, pass_globals
 
-SCHEME = "modelvault://"
-
 
 @command(
     "hold",
@@ -40,8 +38,7 @@ def hold(
     of theirs look for .modelvault/held, too. What a holder left that was killed is wiped by the
     next one in FOLDER.
 
-    REFERENCE may begin with modelvault://, as KServe's storageUri does. For a single program,
-    `modelvault run` is the better one: it ends the program itself.
+    For a single program, `modelvault run` is the better one: it ends the program itself.
     """
     from contextlib import suppress
 
@@ -51,7 +48,7 @@ def hold(
 
     with options.session() as session, Hold(folder) as held:
         model = session.hold(
-            reference.removeprefix(SCHEME),
+            reference,
             purpose=purpose,
             files=files or None,
             ticket=ticket,

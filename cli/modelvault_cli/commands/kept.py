@@ -108,7 +108,7 @@ def diff(options: Globals, folder: Path | None, against: str | None, shipped: bo
 @click.argument("revision")
 @arguments.yes
 @pass_globals
-def rollback(options: Globals, revision: str, yes: bool) -> int:
+def rollback(options: Globals, revision: str, yes: bool) -> None:
     """Put a policy that the broker keeps into force again.
 
     It must evaluate, and must still let you publish policies.
@@ -116,12 +116,10 @@ def rollback(options: Globals, revision: str, yes: bool) -> int:
     from modelvault_cli.documents import Published
     from modelvault_cli.output import confirm, emit
 
-    if not confirm(f"Put {revision[:19]}… into force?", yes=yes):
-        return 1
+    confirm(f"Put {revision[:19]}… into force?", yes=yes)
     with options.session() as session:
         session.enforce_policy(revision)
     emit(options, Published(dry_run=False, revision=revision), [f"in force: {revision}"])
-    return 0
 
 
 def _standing(options: Globals, revision: str | None, *, remote: bool) -> Bundle:

@@ -58,7 +58,7 @@ def revoke(
     for_s: int | None,
     yes: bool,
     dry_run: bool,
-) -> int:
+) -> None:
     """Revoke a principal (its id), a lease (its id) or a version (name@7).
 
     Running leases that it hits end at once; their jobs notice at their next renewal and wipe.
@@ -71,22 +71,20 @@ def revoke(
     with options.session() as session:
         if dry_run and kind == "version":
             plan.plan(options, session, "revoke", exact, f"revoke version {exact}")
-            return 0
+            return
         if dry_run:
             plan.tell(options, "revoke", exact, f"revoke {kind} {exact}")
-            return 0
-        if not confirm(f"Revoke {kind} {exact}?", yes=yes):
-            return 1
+            return
+        confirm(f"Revoke {kind} {exact}?", yes=yes)
         ended = session.revoke(kind, exact, reason=reason, for_s=for_s)
     document = Revoked(kind=kind, target=exact, ended=ended)
     emit(options, document, [f"revoked {kind} {exact}; {counted(ended, 'running lease')} ended"])
-    return 0
 
 
 def _version(target: str) -> str:
     from modelvault.reference import Reference
 
-    reference = Reference.parse(target)
+    reference = Reference.parse(arguments.reference_of(target))
     if reference.version is None:
         raise InvalidRequest("bad_reference", f"{target!r} names no version number", "write name@7")
     return f"{reference.tenant}/{reference.model}@{reference.version}"

@@ -72,7 +72,7 @@ def show(options: Globals, lease_id: str) -> None:
 @arguments.yes
 @arguments.dry_run
 @pass_globals
-def revoke(options: Globals, lease_id: str, reason: str, yes: bool, dry_run: bool) -> int:
+def revoke(options: Globals, lease_id: str, reason: str, yes: bool, dry_run: bool) -> None:
     """End one lease; its job notices at its next renewal and wipes."""
     from modelvault_cli.documents import Revoked
     from modelvault_cli.output import confirm, emit
@@ -81,13 +81,11 @@ def revoke(options: Globals, lease_id: str, reason: str, yes: bool, dry_run: boo
         if dry_run:
             found = _find(session, lease_id)
             plan.plan(options, session, "revoke", _model(found), f"revoke lease {lease_id}")
-            return 0
-        if not confirm(f"Revoke lease {lease_id}?", yes=yes):
-            return 1
+            return
+        confirm(f"Revoke lease {lease_id}?", yes=yes)
         ended = session.revoke("lease", lease_id, reason=reason)
     document = Revoked(kind="lease", target=lease_id, ended=ended)
     emit(options, document, [f"revoked lease {lease_id}"])
-    return 0
 
 
 def _find(session: Session, lease_id: str) -> LeaseSummary:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from modelvault.client.session import Session
     from modelvault.lease import ModelSummary
 
+_DEFAULT = "internal"  # the classification of who names none
 _owner = click.option("--owner", metavar="ID", help="Whom to ask: a principal or a group.")
 
 
@@ -25,22 +26,28 @@ _owner = click.option("--owner", metavar="ID", help="Whom to ask: a principal or
 @arguments.reference
 @_owner
 @click.option(
-    "--classification", "-c", default="internal", show_default=True, metavar="NAME",
-    help="How far it may go; policies decide by it.",
+    "--classification", "-c", metavar="NAME",
+    help=f"How far it may go; policies decide by it.  [default: {_DEFAULT}]",
 )  # fmt: skip
 @arguments.dry_run
 @pass_globals
 def create(
-    options: Globals, reference: str, owner: str | None, classification: str, dry_run: bool
+    options: Globals, reference: str, owner: str | None, classification: str | None, dry_run: bool
 ) -> None:
-    """Create a model, without a version yet: its signed record, and its key in the key service."""
+    """Create a model, without a version yet: its signed record, and its key in the key service.
+
+    Of a classification that is named the policy is asked whether it knows it, which stands in the
+    audit log as `explain`; a warning says where it doesn't.
+    """
+    chosen = _DEFAULT if classification is None else classification
     with options.session() as session:
         if dry_run:
             _must_be_new(session, reference)
-            plan.tell(options, "create", reference, f"create {reference}, {classification}")
+            plan.tell(options, "create", reference, f"create {reference}, {chosen}")
             return
-        model = session.create(reference, owner=owner, classification=classification)
-        _warn_of_unknown(session, model)
+        model = session.create(reference, owner=owner, classification=chosen)
+        if classification is not None:  # it may be mistyped
+            _warn_of_unknown(session, model)
     _report(options, model, "created")
 
 
@@ -61,7 +68,10 @@ def classify(
     classification: str | None,
     dry_run: bool,
 ) -> None:
-    """Change a model's classification or its owner."""
+    """Change a model's classification or its owner.
+
+    Of a new classification the policy is asked whether it knows it, as by `modelvault create`.
+    """
     if owner is None and classification is None:
         raise InvalidRequest(
             "usage", "nothing to change", "give --classification, --owner, or both"
@@ -116,7 +126,7 @@ def tag(options: Globals, reference: str, tag: str, dry_run: bool) -> None:
 @arguments.yes
 @arguments.dry_run
 @pass_globals
-def delete(options: Globals, reference: str, yes: bool, dry_run: bool) -> int:
+def delete(options: Globals, reference: str, yes: bool, dry_run: bool) -> None:
     """Hide a version (name@7), or a model with all its versions (name), from loads.
 
     `modelvault gc` removes what was hidden long enough. A version that a tag means can't be hidden.
@@ -127,12 +137,10 @@ def delete(options: Globals, reference: str, yes: bool, dry_run: bool) -> int:
     with options.session() as session:
         if dry_run:
             plan.plan(options, session, "delete", reference, f"hide {reference}")
-            return 0
-        if not confirm(f"Hide {reference} from all loads?", yes=yes):
-            return 1
+            return
+        confirm(f"Hide {reference} from all loads?", yes=yes)
         session.delete(reference)
     emit(options, Deleted(target=reference), [f"{reference} is hidden"])
-    return 0
 
 
 def _must_be_new(session: Session, reference: str) -> None:

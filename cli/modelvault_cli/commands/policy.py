@@ -229,7 +229,7 @@ def _explained(answer: Explanation) -> list[str]:
 @arguments.yes
 @arguments.dry_run
 @pass_globals
-def publish(options: Globals, folder: Path | None, yes: bool, dry_run: bool) -> int:
+def publish(options: Globals, folder: Path | None, yes: bool, dry_run: bool) -> None:
     """Put the edited policies into force.
 
     From then on only their decisions count. They must evaluate, and must still let you publish
@@ -246,9 +246,8 @@ def publish(options: Globals, folder: Path | None, yes: bool, dry_run: bool) -> 
     if dry_run:
         revision = bundle.revision
         emit(options, Published(dry_run=True, revision=revision), [f"would publish {revision}"])
-        return 0
-    if not confirm("Put the edited policies into force?", yes=yes):
-        return 1
+        return
+    confirm("Put the edited policies into force?", yes=yes)
     with options.session() as session:
         if folder is None:
             revision = session.publish_policy()
@@ -256,7 +255,6 @@ def publish(options: Globals, folder: Path | None, yes: bool, dry_run: bool) -> 
             revision = session.keep_policy(wiring.policy_document(bundle))
             session.enforce_policy(revision)
     emit(options, Published(dry_run=False, revision=revision), [f"in force: {revision}"])
-    return 0
 
 
 def _commands() -> tuple[click.Command, ...]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     "--label", "labels", type=arguments.pair, multiple=True, metavar="NAME=VALUE", help="A label."
 )
 @click.option(
-    "--base", metavar="NAME",
+    "--base", type=arguments.reference_of, metavar="NAME",
     help="Provenance: the model that this one was made from; with :tag or @version a model of this "
     "vault, whose digest is looked up.",
 )  # fmt: skip

@@ -170,7 +170,7 @@ def rotate(
     token_file: Path | None,
     yes: bool,
     dry_run: bool,
-) -> int:
+) -> None:
     """Exchange the vault's signing key for PURPOSE.
 
     The vault's own trust file is replaced by one that names the new key, and the same, signed by a
@@ -189,9 +189,8 @@ def rotate(
     if dry_run:
         effect = f"exchange the {purpose} key and write {successor}"
         plan.tell(options, "trust", str(deployment or options.home or "the home"), effect)
-        return 0
-    if not confirm(f"Exchange the {purpose} key? Clients need the new trust file then.", yes=yes):
-        return 1
+        return
+    confirm(f"Exchange the {purpose} key? Clients need the new trust file then.", yes=yes)
     if deployment is None or token_file is None:
         made = succession.at_home(options.home, purpose, successor)
     else:
@@ -199,7 +198,6 @@ def rotate(
             made = succession.at_deployment(deployment, token_file, purpose, successor)
     document = _document(made, str(successor))
     emit(options, document, [f"wrote {successor}", *_lines(document)])
-    return 0
 
 
 def _document(held: TrustFile, file: str) -> Trust:

@@ -46,7 +46,8 @@ def refused(error: type[ModelVaultError], act: Callable[[], object]) -> str:
     except error as refusal:
         reasons = refusal.details.get("reasons", ())
         told = [str(reason) for reason in reasons] if isinstance(reasons, list | tuple) else []
-        return " · ".join([refusal.code, refusal.message, *told])
+        said = f"{refusal.code} · {refusal.message}"  # most messages name the reasons
+        return " · ".join([said, *(reason for reason in told if reason not in said)])
     raise Unexpected("it was allowed")
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from modelvault import wiring
 from modelvault.errors import AccessDenied
+from modelvault_cli.frame import Declined
 from support.command import Told, call, model_folder
 from support.homes import isolated
 
@@ -69,6 +70,42 @@ def test_list_in_pages(run: Run) -> None:
     assert "--after page-b" in told.err
     rest = run("list", "--filter", "page-*", "--after", first.next, "--json").document("list")
     assert [model.model for model in rest.models] == ["page-c"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["show"], ["load", "-p", "inference"], ["audit", "--model"], ["lease", "list", "--model"],
+        ["pull", "--dry-run", "{}", "./sealed"], ["export", "--dry-run", "{}", "./plain"],
+        ["tag", "--dry-run", "{}", "there"], ["policy", "explain", "load", "-p", "inference"],
+    ],
+)  # fmt: skip
+def test_an_address_is_a_reference(run: Run, line: list[str]) -> None:
+    def calls(reference: str) -> Told:
+        words = line if "{}" in line else [*line, "{}"]
+        return run(*[word.format(reference) for word in words])
+
+    told = calls("modelvault://minilm:prod" if line[-1] != "--model" else "modelvault://minilm")
+    assert told.code == 0, told.err
+    assert "modelvault://" not in told.out
+    refused = calls("modelvault://minilm:prod/config.json")
+    assert refused.code == 2
+    assert refused.err.startswith("error[bad_reference]: ")
+    assert "names a file of the model minilm:prod" in refused.err
+    assert "tenant/name:tag" in calls("modelvault://team/minilm").err
+
+
+def test_an_address_of_a_target(run: Run, place: Path, tmp_path: Path) -> None:
+    fresh(run, "addressed")
+    assert run("push", place / "plain", "modelvault://addressed:one").code == 0
+    base = "modelvault://minilm:prod"
+    assert run("push", place / "plain", "addressed", "--base", base).code == 0
+    shown = run("show", "addressed", "--json").document("show").selected
+    assert shown.provenance.base == "minilm@2"
+    address = "modelvault://addressed:one/"
+    assert run("invite", address, tmp_path / "invitation.json", "--dry-run").code == 0
+    line = ("revoke", "version", "modelvault://addressed@1", "--reason", "x", "--dry-run")
+    assert "would revoke version default/addressed@1" in run(*line).out
 
 
 def test_nothing_to_list(run: Run) -> None:
@@ -362,11 +399,15 @@ def test_delete_and_gc(run: Run, place: Path) -> None:
     assert "removed 0 versions" in run("gc", "--yes").out
 
 
-def test_questions_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_no_changes_nothing_and_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(
-        "modelvault_cli.output.confirm", lambda question, yes: bool(asked.append(question))
-    )
+
+    def no(question: str, *, yes: bool) -> None:
+        asked.append(question)
+        assert not yes
+        raise Declined
+
+    monkeypatch.setattr("modelvault_cli.output.confirm", no)
     for line in (
         ["delete", "minilm"],
         ["gc"],
@@ -375,8 +416,10 @@ def test_questions_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
         ["policy", "publish"],
     ):
         told = run(*line)
-        assert (told.code, told.out) == (1, "")
+        assert (told.code, told.out, told.err) == (1, "", "nothing was changed\n")
     assert len(asked) == 5
+    error = run("gc", "--json").error
+    assert (error.code, error.exit_code) == ("declined", 1)
 
 
 def test_rotate(run: Run, place: Path) -> None:
@@ -468,16 +511,40 @@ def test_whoami_and_tokens(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_audit(run: Run) -> None:
+    fresh(run, "newest")
+    newest = run("audit", "--limit", 2, "--json").document("audit")
+    assert (newest.entries[-1].model, newest.next) == ("newest", None)
+    assert newest.previous == newest.entries[0].seq
     told = run("audit", "--limit", 2)
-    assert "init" in told.out
-    assert "--after 2" in told.err
+    assert [row.split()[0] for row in told.out.splitlines()[1:]] == [
+        str(entry.seq) for entry in newest.entries
+    ]
+    assert f"--before {newest.previous}" in told.err
+    whole = run("audit", "--after", 0, "--limit", 1000, "--json").document("audit")
+    assert [entry.seq for entry in whole.entries] == list(range(1, len(whole.entries) + 1))
+    assert (whole.previous, whole.next) == (None, None)
+    assert whole.entries[-2:] == newest.entries
+
+
+def test_audit_in_pages(run: Run) -> None:
     page = run("audit", "--after", 2, "--model", "minilm", "--json").document("audit")
     assert {entry.model for entry in page.entries} == {"minilm"}
     assert page.entries[0].seq > 2
+    told = run("audit", "--after", 0, "--limit", 2)
+    assert " init " in told.out
+    assert "--after 2" in told.err
+    back = run("audit", "--before", 3, "--json").document("audit")
+    assert ([entry.seq for entry in back.entries], back.previous, back.next) == ([1, 2], None, 2)
+    between = run("audit", "--after", 1, "--before", 4, "--json").document("audit")
+    assert [entry.seq for entry in between.entries] == [2, 3]
+    assert (between.previous, between.next) == (2, None)
+    none = run("audit", "--before", 1)
+    assert (none.code, none.out, none.err) == (0, "", "no entries\n")
 
 
 def test_audit_says_what_was_changed(run: Run) -> None:
     name = fresh(run, "audited")
+    assert " explain " not in run("audit", "--model", name).out  # nothing was named to look up
     assert run("classify", name, "-c", "restricted").code == 0
     assert run("classify", name, "--owner", "local:olga").code == 0
     line = ("revoke", "principal", "local:gone", "--reason", "left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from modelvault.errors import AccessDenied, InvalidRequest
 from modelvault_cli import bar, documents, output
-from modelvault_cli.frame import Globals
+from modelvault_cli.frame import Declined, Globals
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,26 @@ def test_tables_have_columns() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("columns", "lines"),
+    [
+        (30, ["A    LONG  LAST", "xyz  12    three words", "b"]),
+        (22, ["A    LONG  LAST", "xyz  12    three words", "b"]),
+        (21, ["A    LONG", "    LAST", "xyz  12", "    three words", "b"]),
+        (8, ["A", "    LONG", "    LAST", "xyz", "    12", "    three words", "b"]),
+    ],
+)
+def test_what_is_too_wide_for_a_terminal_goes_below(
+    monkeypatch: pytest.MonkeyPatch, columns: int, lines: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    rows = [("xyz", "12", "three words"), ("b", "", "")]
+    monkeypatch.setattr(sys, "stdout", Terminal(True))
+    assert output.table(("A", "LONG", "LAST"), rows) == lines
+    monkeypatch.setattr(sys, "stdout", Terminal(False))
+    assert output.table(("A", "LONG", "LAST"), rows)[1] == "xyz  12    three words"
+
+
 def test_no_rows_no_table() -> None:
     assert output.table(("A",), []) == []
 
@@ -120,7 +141,7 @@ class Terminal:
 
 
 def test_yes_asks_nothing() -> None:
-    assert output.confirm("Sure?", yes=True)
+    output.confirm("Sure?", yes=True)
 
 
 @pytest.mark.parametrize(("keyboard", "screen"), [(True, False), (False, True), (False, False)])
@@ -140,7 +161,8 @@ def test_on_a_terminal_it_asks(monkeypatch: pytest.MonkeyPatch, answer: bool) ->
     monkeypatch.setattr(sys, "stdin", Terminal(True))
     monkeypatch.setattr(sys, "stderr", Terminal(True))
     monkeypatch.setattr("click.confirm", lambda text, err: asked.append((text, err)) or answer)
-    assert output.confirm("Sure?", yes=False) is answer
+    with nullcontext() if answer else pytest.raises(Declined):
+        output.confirm("Sure?", yes=False)
     assert asked == [("Sure?", True)]
 
 
