@@ -64,12 +64,14 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for, taken from verified documents alone."""
+    """What is asked for, taken from verified documents alone. `created_by` is the id of the
+    principal that made the version."""
 
     tenant: str
     id: str
     version: int | None = None
     manifest: str | None = None
+    created_by: str | None = None
     owner: str | None = None
     classification: str | None = None
     labels: dict[str, str] = {}

@@ -90,7 +90,14 @@ class TestPolicyEngine:
 ODD = st.sampled_from([None, 7, True, [], {}, ["local:admins"], {"a": "local:admins"}, "", "*"])
 GROUPS = st.lists(
     st.sampled_from(
-        ["local:admins", "local:inference", "local:researchers", "local:pushers", "corp:old"]
+        [
+            "local:admins",
+            "local:inference",
+            "local:researchers",
+            "local:pushers",
+            "local:trainers",
+            "corp:old",
+        ]
     ),
     max_size=2,
 )
@@ -99,11 +106,12 @@ VALUES = {
     ("subject", "groups"): GROUPS,
     ("subject", "bound_by"): st.sampled_from(["bearer", "key"]),
     ("action", "name"): st.sampled_from(
-        ["load", "renew", "export", "push", "show", "list", "gc", "shred"]
+        ["load", "renew", "export", "push", "show", "list", "tag", "delete", "gc", "shred"]
     ),
     ("resource", "tenant"): st.sampled_from(["default", "red", "blue"]),
     ("resource", "id"): st.sampled_from(["minilm", "team-a-1", "legacy-", "x-shared", "*"]),
     ("resource", "owner"): st.sampled_from([None, "local:olga", "local:admins"]),
+    ("resource", "created_by"): st.sampled_from([None, "local:olga", "ci:repo:x:main"]),
     ("resource", "classification"): st.sampled_from(
         [None, "public", "internal", "restricted", "open", "closed", "loose", "odd"]
     ),

@@ -39,6 +39,18 @@ def test_what_would_help(vault: Vault, caller: str, reasons: list[str], told: st
     assert hint.endswith(f"; decision {caught.value.details['decision_id']}")
 
 
+def test_a_grant_for_what_one_has_made_is_named_where_it_would_do(vault: Vault) -> None:
+    vault.broker.create(vault.caller(), "n", owner="local:olga", classification="internal")
+    vault.push("n", FILES)
+    told = {}
+    vault.policy.rule = lambda d: deny("no_grant") if d["action"]["name"] == "delete" else allow()
+    for caller, reference in (("alice", "n@1"), ("alice", "n"), ("bob", "n@1")):
+        with pytest.raises(AccessDenied) as caught:
+            vault.broker.delete(vault.caller(caller), reference)
+        told[caller, reference] = caught.value.hint
+    assert [key for key, hint in told.items() if "own_versions" in hint] == [("alice", "n@1")]
+
+
 def test_whoever_may_not_create_is_sent_to_an_admin(vault: Vault) -> None:
     vault.policy.rule = lambda _d: deny("no_grant")
     with pytest.raises(AccessDenied) as caught:

@@ -59,8 +59,10 @@ def objects(home: Path) -> set[Path]:
     return {path for path in (home / "objects").rglob("*") if path.is_file()}
 
 
-def loaded(vault: Session, reference: str) -> dict[str, np.ndarray[Any, Any]]:
-    with vault.load(reference, purpose="inference") as model:
+def loaded(
+    vault: Session, reference: str, purpose: str = "inference"
+) -> dict[str, np.ndarray[Any, Any]]:
+    with vault.load(reference, purpose=purpose) as model:
         return {name: np.array(array) for name, array in model.tensors().items()}
 
 
@@ -328,7 +330,9 @@ class TestKeep:
         tags = vault.show(model).summary.tags
         assert [(one.tag, one.version, one.serial) for one in tags] == [("step-1", 3, 2)]
 
-    def test_a_denied_deletion_is_told(self, home: Path, model: str) -> None:
+    def test_a_denied_deletion_is_told(
+        self, home: Path, model: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """Engineers may push and tag, not delete: the checkpoint stands all the same."""
         with connect() as admin:
             token = admin.mint_token(sub="engineer", groups=["ml-engineers"])
@@ -338,7 +342,30 @@ class TestKeep:
             assert saved.pruned == ()
             (kept,) = saved.not_pruned
             assert (kept.version, kept.code) == (1, "denied")
+            assert "own_versions" in kept.hint
+            assert f"an older checkpoint stays: {kept.message}; {kept.hint}" in caplog.text
             assert same(loaded(vault, f"{model}:step-1"), STATE)
+
+    def test_a_trainer_prunes_what_it_has_made_and_nothing_else(
+        self, vault: Session, model: str
+    ) -> None:
+        """docs/engines/saving.md: under the shipped policy, by a grant with own_versions."""
+        vault.save(STATE, f"{model}:step-0")
+        token = vault.mint_token(sub="run-7", groups=["trainers"])
+        with connect(token=token) as trainer:
+            for step in (1, 2, 3):
+                saved = trainer.save(STATE, f"{model}:step-{step}", keep=2)
+            assert (saved.pruned, saved.not_pruned) == ((2,), ())
+            for refused in (
+                lambda: trainer.delete(f"{model}@1"),
+                lambda: trainer.delete(model),
+                lambda: trainer.tag(f"{model}@1", "step-1"),
+                lambda: trainer.load(model, purpose="inference"),
+            ):
+                with pytest.raises(AccessDenied):
+                    refused()
+            assert same(loaded(trainer, f"{model}:step-3", purpose="fine-tuning"), STATE)
+        assert sorted(one.version for one in vault.show(model).versions) == [1, 3, 4]
 
     def test_tagged_meanwhile(
         self, vault: Session, model: str, monkeypatch: pytest.MonkeyPatch

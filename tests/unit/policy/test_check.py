@@ -41,6 +41,8 @@ def test_the_data_of_every_shipped_table_fits_the_schema():
         ('"limits": {"max_bytes', '"ok": 1, "limits": {"max_bytes', "unknown_key", "'ok'"),
         ('"groups": ["local:admins"], ', "", "missing_key", "groups, subjects or owner"),
         ('"owner": true', '"owner": false', "bad_value", "True"),
+        ('"own_versions": true', '"own_versions": "yes"', "bad_value", "True"),
+        ('"role": "checkpoint-keeper"', '"role": "trainer"', "never_applies", "'trainer' may push"),
         ('"grace_s": 60,', '"grace_s": -1,', "bad_value", "-1"),
         ('"max_ttl_s": 86400', '"max_ttl_s": "1 d"', "bad_value", "integer"),
         ('"max_ttl_s": 86400', '"max_tll_s": 86400', "unknown_key", "max_ttl_s"),

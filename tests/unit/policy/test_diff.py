@@ -210,6 +210,28 @@ def test_a_vaults_own_groups_are_asked_for(change: Any, named: str, widens: bool
     assert any(one.widens for one in told) == widens
 
 
+def test_a_grant_for_own_versions_widens_for_these_alone() -> None:
+    every: dict[str, Any] = {
+        "role": "owner", "groups": ["idp:t"], "tenants": ["*"], "models": ["run-*"]
+    }  # fmt: skip
+    own = every | {"own_versions": True}
+    adds, lifts = (
+        diff.compare(old, new, (), Direct).decisions
+        for old, new in (
+            (OWN, with_data(lambda data: data["grants"].append(own))),
+            (
+                with_data(lambda data: data["grants"].append(own)),
+                with_data(lambda data: data["grants"].append(every)),
+            ),
+        )
+    )
+    name = "group idp:t delete any/run-x internal"
+    assert {one.name: one.widens for one in adds if one.name.startswith(name)} == {
+        f"{name} of its own making": True
+    }
+    assert {one.name: one.widens for one in lifts if one.name.startswith(name)} == {name: True}
+
+
 def test_holders_of_the_same_grants_are_asked_for_once() -> None:
     def many(data: dict[str, Any]) -> None:
         data["grants"][1]["groups"] = [f"idp:g{number}" for number in range(500)]

@@ -31,6 +31,7 @@ ASKS = AccessRequest(
         id="minilm",
         version=7,
         manifest="sha256:00",
+        created_by="local:bob",
         owner="local:olga",
         classification="internal",
         labels={"a": "b"},
@@ -81,6 +82,7 @@ def test_the_input_says_all_of_the_request_and_fits_the_schema():
     assert document["action"] == {"name": "load"}
     assert document["resource"]["hints"] == {"formats": ["pickle"], "pickles": ["a.bin"]}
     assert document["resource"]["labels"] == {"a": "b"}
+    assert document["resource"]["created_by"] == "local:bob"
     assert document["context"] == {
         "purpose": "inference",
         "purpose_bound_by": "token",

@@ -30,6 +30,8 @@ def advice(asked: Authorised) -> str:
         what = "ask an admin of this vault"
     else:
         what = f"ask {resource.owner}, the model's owner"
+    if "no_grant" in decision.reasons and resource.created_by == asked.principal.id:
+        what += ", for a grant with own_versions, which is for what you have made yourself"
     return f"{what}; decision {decision.decision_id}"
 
 

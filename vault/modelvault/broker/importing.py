@@ -53,7 +53,7 @@ class Importer:
         model = self._gate.records.model(reference)
         asked = self._gate.authorise(who, "push", _resource(model, source))
         if reference.tag is not None:  # a refusal should come before the upload, not after it
-            self._gate.authorise(who, "tag", model.resource())
+            self._gate.authorise(who, "tag", model.resource(created_by=who.principal.id))
         if source is not None:
             self._check_taken(model, source.manifest)
         for last in (False,) * (_TRIES - 1) + (True,):

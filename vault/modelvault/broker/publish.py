@@ -57,7 +57,7 @@ class Publisher:
         sizes = tuple(file.size for file in ask.files)
         asked = self._gate.authorise(who, "push", model.resource(paths, sum(sizes)))
         if reference.tag is not None:  # a refusal should come before the upload, not after it
-            self._gate.authorise(who, "tag", model.resource())
+            self._gate.authorise(who, "tag", model.resource(created_by=who.principal.id))
         tries = _KEY_TRIES
         while True:
             tries -= 1

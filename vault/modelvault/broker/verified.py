@@ -46,11 +46,15 @@ class KnownModel(msgspec.Struct, frozen=True):
         """The bare model."""
         return Reference(self.record.tenant, self.record.model)
 
-    def resource(self, files: Sequence[str] = (), size: int | None = None) -> Resource:
-        """The policy's facts of the model, and of files that are to be pushed."""
+    def resource(
+        self, files: Sequence[str] = (), size: int | None = None, created_by: str | None = None
+    ) -> Resource:
+        """The policy's facts of the model, of files that are to be pushed, and of who is about to
+        make a version of them."""
         return Resource(
             tenant=self.record.tenant,
             id=self.record.model,
+            created_by=created_by,
             owner=self.record.owner,
             classification=self.record.classification,
             files=tuple(files),
@@ -75,6 +79,7 @@ class KnownVersion(msgspec.Struct, frozen=True):
             id=self.manifest.model,
             version=self.manifest.version,
             manifest=self.row.digest,
+            created_by=self.manifest.created_by,
             owner=self.model.record.owner,
             classification=self.model.record.classification,
             labels=dict(self.manifest.labels),

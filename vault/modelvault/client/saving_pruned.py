@@ -7,6 +7,7 @@ one prefix: for `run:step-1000` the tags `step-` and a number. A version that an
 
 from __future__ import annotations
 
+import logging
 import re
 
 import msgspec
@@ -16,16 +17,18 @@ from modelvault.errors import InvalidRequest, ModelVaultError
 from modelvault.lease import ModelDetail
 from modelvault.reference import Reference
 
+_LOG = logging.getLogger("modelvault.saving")
 _STEP = re.compile(r"(.*?)([0-9]+)", re.ASCII)
 
 
 class NotPruned(msgspec.Struct, frozen=True):
-    """A version that should have been deleted, and why it wasn't: the error's code and message.
-    `version` is None where not even the older versions could be looked at."""
+    """A version that should have been deleted, and why it wasn't: the error's code, message and
+    hint. `version` is None where not even the older versions could be looked at."""
 
     version: int | None
     code: str
     message: str
+    hint: str = ""
 
 
 class Pruned(msgspec.Struct, frozen=True):
@@ -61,7 +64,7 @@ def prune(context: Context, saved: Reference, version: int, keep: int) -> Pruned
         detail = _show(context, saved)
         superfluous = series(detail, saved.tag or "", version)[keep:]
     except ModelVaultError as refused:
-        return Pruned((), (NotPruned(None, refused.code, refused.message),))
+        return Pruned((), (_kept(None, refused),))
     tags = tags_of(detail)
     for number in superfluous:
         named = Reference(saved.tenant, saved.model, version=number)
@@ -71,8 +74,14 @@ def prune(context: Context, saved: Reference, version: int, keep: int) -> Pruned
             context.steward.delete(context.credentials.caller(), str(named), tags[number])
             done.append(number)
         except ModelVaultError as refused:
-            failed.append(NotPruned(number, refused.code, refused.message))
+            failed.append(_kept(number, refused))
     return Pruned(tuple(done), tuple(failed))
+
+
+def _kept(version: int | None, refused: ModelVaultError) -> NotPruned:
+    # Nobody need look at the result, and checkpoints that stay fill the store.
+    _LOG.warning("an older checkpoint stays: %s; %s", refused.message, refused.hint)
+    return NotPruned(version, refused.code, refused.message, refused.hint)
 
 
 def series(detail: ModelDetail, tag: str, version: int) -> tuple[int, ...]:

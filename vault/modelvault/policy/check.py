@@ -19,6 +19,7 @@ from modelvault_policies import files
 
 FILE = "data.json"
 _GIVES_KEYS = frozenset({"load", "renew", "export"})
+_OF_A_VERSION = _GIVES_KEYS | {"pull", "tag", "delete", "revoke"}
 
 
 def check_data(text: str, models: Iterable[tuple[str, str]] | None = None) -> list[Finding]:
@@ -128,8 +129,20 @@ def _grants(data: dict[str, Any]) -> Iterator[Report]:
         if grant["role"] not in data["roles"]:
             why = f"no role is named {grant['role']!r}"
             yield ("grants", number, "role"), "unknown_role", why
+        elif grant.get("own_versions"):
+            yield from _of_own_versions(number, grant["role"], data["roles"][grant["role"]])
         if grant in data["grants"][:number]:
             yield ("grants", number), "repeated_grant", "the same grant stands above"
+
+
+def _of_own_versions(number: int, name: str, role: dict[str, Any]) -> Iterator[Report]:
+    lost = [action for action in role["actions"] if action not in _OF_A_VERSION]
+    if lost:
+        why = (
+            f"role {name!r} may {', '.join(lost)}, which is about no version: that takes a grant "
+            "without own_versions"
+        )
+        yield ("grants", number, "own_versions"), "never_applies", why
 
 
 def _unknown(

@@ -48,6 +48,7 @@ def to_input(request: AccessRequest) -> dict[str, Any]:
             "id": what.id,
             "version": what.version,
             "manifest": what.manifest,
+            "created_by": what.created_by,
             "owner": what.owner,
             "classification": what.classification,
             "labels": dict(what.labels),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import product
 from typing import Any, get_args
 
 import msgspec
@@ -34,6 +35,7 @@ class _Holder(msgspec.Struct, frozen=True):
     name: str
     id: str
     groups: tuple[str, ...] = ()
+    makes: bool = False  # whether a grant of theirs is for versions of their own alone
 
 
 def drawn(old: Bundle, new: Bundle) -> tuple[Question, ...]:
@@ -59,14 +61,15 @@ def _of(
 ) -> Iterator[Question]:
     gives_keys = action in KEY_ACTIONS
     wanted: list[str | None] = [*purposes] if gives_keys else [None]
-    for classification in classes:
-        for purpose in wanted:
-            for much in (False, True) if gives_keys else (False,):
-                words = [holder.name, action, f"{tenant}/{model}", classification]
-                words += [] if purpose is None else [f"for {purpose}"]
-                words += ["with a bound token and a ticket"] if much else []
-                asked = _input(holder, tenant, model, action, classification, purpose, much=much)
-                yield Question(" ".join(words), asked)
+    makers = (None, holder.id) if holder.makes else (None,)
+    for classification, purpose, maker in product(classes, wanted, makers):
+        for much in (False, True) if gives_keys else (False,):
+            words = [holder.name, action, f"{tenant}/{model}", classification]
+            words += [] if purpose is None else [f"for {purpose}"]
+            words += ["with a bound token and a ticket"] if much else []
+            words += [] if maker is None else ["of its own making"]
+            asked = _input(holder, tenant, model, action, classification, purpose, maker, much=much)
+            yield Question(" ".join(words), asked)
 
 
 def _input(
@@ -76,6 +79,7 @@ def _input(
     action: Action,
     classification: str,
     purpose: str | None,
+    maker: str | None,
     *,
     much: bool,
 ) -> dict[str, Any]:
@@ -91,6 +95,7 @@ def _input(
     resource = Resource(
         tenant=tenant,
         id=model,
+        created_by=maker,
         owner=_OWNER,
         classification=classification,
         formats=("safetensors",),
@@ -123,6 +128,7 @@ def _holders(both: tuple[dict[str, Any], dict[str, Any]]) -> Iterator[tuple[_Hol
         if alike in seen:
             continue
         seen.add(alike)
+        own = any(grant.get("own_versions") is True for part in held for grant in part)
         places = {
             (_example(tenant), _example(model))
             for part in held
@@ -131,7 +137,7 @@ def _holders(both: tuple[dict[str, Any], dict[str, Any]]) -> Iterator[tuple[_Hol
             for model in _texts(grant.get("models"))
         }
         for tenant, model in sorted(places):
-            yield holder, tenant, model
+            yield msgspec.structs.replace(holder, makes=own), tenant, model
 
 
 def _holder(kind: str, text: str) -> _Holder:

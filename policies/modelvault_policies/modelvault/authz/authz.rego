@@ -70,10 +70,14 @@ _well_formed if {
 	input.context.purpose_bound_by in {"caller", "token"}
 	_text_or_null(input.context.ticket)
 	_text_or_null(_destination)
+	_text_or_null(_created_by)
 }
 
 # The other vault that keys would be handed over to.
 _destination := object.get(input.context, "destination", null)
+
+# Who made the version; nobody where a request isn't about one.
+_created_by := object.get(input.resource, "created_by", null)
 
 _text_or_null(value) if is_string(value)
 

@@ -12,6 +12,7 @@ _roles := {
 	},
 	"reader": {"actions": ["show", "list"], "classifications": ["*"], "purposes": []},
 	"sender": {"actions": ["export"], "classifications": ["*"], "purposes": ["send"]},
+	"maker": {"actions": ["delete"], "classifications": ["*"], "purposes": ["run"]},
 	"any": {"actions": ["load", "show"], "classifications": ["*"], "purposes": ["*"]},
 }
 
@@ -19,6 +20,7 @@ _grants := [
 	{"role": "user", "groups": ["corp:users"], "tenants": ["red"], "models": ["team-*"]},
 	{"role": "sender", "groups": ["corp:senders"], "tenants": ["red"], "models": ["team-*"]},
 	{"role": "reader", "subjects": ["ci:*:main"], "tenants": ["*"], "models": ["*"]},
+	{"role": "maker", "groups": ["corp:users"], "own_versions": true, "tenants": ["red"], "models": ["team-*"]},
 	{"role": "any", "owner": true, "tenants": ["*"], "models": ["*"]},
 ]
 

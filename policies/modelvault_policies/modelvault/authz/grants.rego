@@ -23,6 +23,7 @@ denies contains "purpose_not_granted" if {
 _roles_for_action contains grant.role if {
 	some grant in data.modelvault.grants
 	_held(grant, input.subject, input.resource.owner)
+	_version_covered(grant, input.subject)
 	_matches(input.resource.tenant, grant.tenants)
 	_model_covered(grant.models, input.resource.id, input.action.name)
 	input.action.name in data.modelvault.roles[grant.role].actions
@@ -54,6 +55,11 @@ _held(grant, subject, owner) if {
 _owns(subject, owner) if subject.id == owner
 
 _owns(subject, owner) if owner in subject.groups
+
+# A grant may be for those versions alone that whoever asks has made.
+_version_covered(grant, _) if not grant.own_versions
+
+_version_covered(_, subject) if _created_by == subject.id
 
 # A list is cut down to what may be shown, model by model.
 _model_covered(_, _, action) if action == "list"

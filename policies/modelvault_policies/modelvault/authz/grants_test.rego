@@ -18,6 +18,14 @@ test_by_ownership if {
 	_reasons(_for({"subject": {"groups": ["corp:olga"]}})) == {"grant:any"}
 }
 
+_deletes(maker) := _for({"action": {"name": "delete"}, "resource": {"created_by": maker}})
+
+test_only_versions_of_their_own if {
+	_reasons(_deletes("corp:ann")) == {"grant:maker"}
+	_reasons(_deletes("corp:olga")) == {"no_grant"}
+	_reasons(_deletes(null)) == {"no_grant"}
+}
+
 test_only_in_the_tenant if _reasons(_for({"resource": {"tenant": "blue"}})) == {"no_grant"}
 
 test_only_models_of_the_pattern if _reasons(_for({"resource": {"id": "one-team"}})) == {"no_grant"}
