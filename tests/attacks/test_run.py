@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +24,8 @@ CONTENT = b"weights that are nobody's business" * 3000
 
 @pytest.fixture(scope="module")
 def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """`m`, whose lease must be renewed each second, and ends its job within a second."""
+    """`m`, whose lease must be renewed each second, and ends its job within a second; `isolated`,
+    likewise; and `slow`, whose lease needn't be renewed for half a minute."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "m.txt").write_bytes(CONTENT)
     with pytest.MonkeyPatch.context() as patch:
@@ -33,11 +36,14 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         data = json.loads(path.read_text())
         limits = {"max_ttl_s": 1, "max_total_s": 3600, "grace_s": 1, "terminate_on_revoke": 1}
         data["classifications"]["internal"]["limits"] = limits
+        data["classifications"]["isolated"] = {"limits": limits | {"isolated_memory": True}}
+        data["classifications"]["slow"] = {"limits": limits | {"max_ttl_s": 30}}
         path.write_text(json.dumps(data))
         with connect() as session:
             session.publish_policy()
-            session.create("m")
-            session.push(folder / "m.txt", "m")
+            for name in ("m", "isolated", "slow"):
+                session.create(name, classification="internal" if name == "m" else name)
+                session.push(folder / "m.txt", name)
             yield session
 
 
@@ -84,6 +90,96 @@ def test_nothing_outlives_the_lease(vault: Session, script: str) -> None:
     assert process.returncode == 125
     assert "error[revoked]" in errors
     assert runs.places() == set()
+
+
+# It stops those above it, and says when it is asked to end. The first word says whom: 1 is the
+# warden, 2 the holder, 3 the front.
+STOPS = """
+import os, pathlib, signal, sys, time
+def asked(*_):
+    seen = os.path.exists(os.path.join(os.environ["MODELVAULT_MODEL"], "m.txt"))
+    os.write(1, b"asked, and can still open it\\n" if seen else b"asked\\n")
+signal.signal(signal.SIGTERM, asked)
+if "--attach" in sys.argv:
+    import modelvault
+    model = modelvault.attach()
+    model.read_bytes("m.txt")
+above = [os.getpid()]
+for _ in range(3):
+    text = pathlib.Path(f"/proc/{above[-1]}/stat").read_text()
+    above.append(int(text.rpartition(") ")[2].split()[1]))
+if os.fork() == 0:
+    os.setsid()  # a daemon of it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(1000)
+for number in sys.argv[1]:
+    os.kill(above[int(number)], signal.SIGSTOP)
+os.write(1, b"stopped\\n")
+while True:
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference", "options"),
+    [("user", "m", ()), ("links", "m", ()), ("user", "isolated", ("--stream",))],
+)
+def test_who_stops_its_holder_ends_with_the_lease(
+    vault: Session, kind: str, reference: str, options: tuple[str, ...]
+) -> None:
+    """And is asked before, for as long as the policy says."""
+    line = (sys.executable, "-c", STOPS, "2", *(["--attach"] if options else []))
+    with started(reference, *line, kind=kind, options=options, ours=runs.QUICK) as process:
+        assert process.stdout.readline() == "stopped\n"
+        everybody = runs.family(process.pid)
+        told, errors = process.communicate(timeout=runs.PATIENCE_S)
+        assert not any(map(runs.lives, everybody))
+    # Who is attached sees to his own end, too, and waits for no holder that may only be slow.
+    assert told == "asked\n" or (options and told.startswith("asked"))
+    assert process.returncode == 125
+    assert "error[lease_expired]" in errors
+    assert "Traceback" not in errors
+    assert runs.places() == set()
+
+
+def test_who_stops_its_warden_ends_with_a_revocation(vault: Session) -> None:
+    """The holder kills what it can't ask."""
+    line = (sys.executable, "-c", STOPS, "1")
+    with started("m", *line, kind="user", ours=runs.QUICK) as process:
+        assert process.stdout.readline() == "stopped\n"
+        everybody = runs.family(process.pid)
+        (lease,) = vault.leases()
+        vault.revoke("lease", lease.id, reason="no more")
+        told, errors = process.communicate(timeout=runs.PATIENCE_S)
+        assert not any(map(runs.lives, everybody))
+    assert (told, process.returncode) == ("", 125)
+    assert "error[revoked]" in errors
+    assert runs.places() == set()
+
+
+def test_who_stops_both_is_killed_by_the_front(vault: Session) -> None:
+    with started("m", sys.executable, "-c", STOPS, "21", kind="links", ours=runs.QUICK) as process:
+        assert process.stdout.readline() == "stopped\n"
+        everybody = runs.family(process.pid)
+        told, errors = process.communicate(timeout=runs.PATIENCE_S)
+        assert not any(map(runs.lives, everybody))
+    assert (told, process.returncode) == ("", 125)
+    assert "error[run_killed]" in errors
+    assert runs.places() == set()
+
+
+def test_a_stop_that_is_shorter_than_the_lease_ends_nothing(vault: Session) -> None:
+    """Nobody is ended for having been slow, or for an outage that the holder is awake in."""
+    script = "echo ready; read end; cat {model}/m.txt | wc -c"
+    with started("slow", "sh", "-c", script, kind="user", stdin=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "ready\n"
+        for one in runs.family(process.pid)[:2]:  # holder and warden
+            os.kill(one.pid, signal.SIGSTOP)
+        time.sleep(2)
+        for one in runs.family(process.pid)[:2]:
+            os.kill(one.pid, signal.SIGCONT)
+        told, errors = process.communicate("\n", timeout=runs.PATIENCE_S)
+    assert (told, process.returncode, errors) == (f"{len(CONTENT)}\n", 0, "")
 
 
 PEEK = """

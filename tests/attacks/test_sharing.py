@@ -20,7 +20,6 @@ from safetensors.numpy import save
 from modelvault import attach
 from modelvault.access import Obligations
 from modelvault.errors import ModelVaultError, Unavailable
-from modelvault.loader.metrics import Stats
 from modelvault.sharing import messages
 from modelvault.sharing.messages import Memory, Need
 from support.hosts import Hosted, hosted, in_a_child, lasting
@@ -297,8 +296,7 @@ def test_a_holder_that_is_killed_leaves_nobody_with_access() -> None:
 
 def test_a_holder_that_is_stopped_gives_nobody_a_second_more() -> None:
     def holder(pipe: int) -> None:
-        short = lambda: Stats(lease_seconds_left=1.0, costs=lasting().costs)  # noqa: E731
-        with hosted(FILES, stats=short) as shared:
+        with hosted(FILES, stats=lambda: lasting(1)) as shared:
             if os.fork() == 0:
                 model = attach(shared.address)
                 model.tensor("b")
@@ -368,8 +366,8 @@ def test_without_its_holder_it_ends_with_the_lease(number: signal.Signals) -> No
     """Who is attached sees to its own end: nobody else may be left to do so."""
 
     def holder(pipe: int) -> None:
-        short = lambda: Stats(lease_seconds_left=2.0, costs=lasting().costs)  # noqa: E731
-        with hosted(FILES, Obligations(terminate_on_revoke=1), stats=short) as shared:
+        ends = Obligations(terminate_on_revoke=1)
+        with hosted(FILES, ends, stats=lambda: lasting(2)) as shared:
             if os.fork() == 0:
                 model = attach(shared.address, on_revoked=lambda reason: tell(pipe, reason))
                 kept = model.tensor("b")

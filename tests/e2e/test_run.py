@@ -475,6 +475,27 @@ def test_ctrl_z_stops_and_the_lease_goes_on(vault: Session) -> None:
         at.close()
 
 
+def test_a_revocation_while_it_is_stopped(vault: Session) -> None:
+    """Nobody waits for `fg`, which tells of it."""
+    at = Terminal("bash", "--norc", "-i")
+    try:
+        line = shlex.join(words("watched:prod", "sh", "-c", "echo re''ady; read x"))
+        at.press(f"PS1='$ '; {line}\n")
+        at.until("ready")
+        at.press("\x1a")
+        at.until("Stopped")
+        at.until("$ ")
+        (lease,) = vault.leases()
+        vault.revoke("lease", lease.id, reason="no more")
+        eventually(
+            lambda: not any(runs.program(one).startswith("sh -c") for one in runs.family(at.pid))
+        )
+        at.press("fg; echo code: $?\n")
+        at.until("code: 125")
+    finally:
+        at.close()
+
+
 OBEDIENT = "trap 'ls {model} 2>/dev/null | wc -l; echo asked; exit 0' TERM"
 STUBBORN = "(setsid sh -c 'trap \"\" TERM; while :; do sleep 0.1; done' &)"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from modelvault.access import Obligations
 from modelvault.artifact.meter import Meter
+from modelvault.clock import boot_ms
 from modelvault.loader.metrics import Stats
 from modelvault.loader.model import Model
 from modelvault.sharing.host import Host
@@ -19,9 +20,15 @@ from support.loading import Version
 LEASE_S = 600
 
 
-def lasting() -> Stats:
-    """Of a lease that lasts longer than any test."""
-    return Stats(lease_seconds_left=LEASE_S, costs=Meter().costs())
+def lasting(seconds: float = LEASE_S, grace_s: float = 0, now: int | None = None) -> Stats:
+    """Of a lease that lasts longer than any test, or `seconds` from `now` on."""
+    expires_at = (boot_ms() if now is None else now) + round(seconds * 1000)
+    return Stats(
+        lease_seconds_left=seconds,
+        expires_at=expires_at,
+        dead_at=expires_at + round(grace_s * 1000),
+        costs=Meter().costs(),
+    )
 
 
 class Hosted:

@@ -147,7 +147,7 @@ class Sealed(Version):
 
 def no_stats() -> Stats:
     """Of a model whose lease nobody keeps."""
-    return Stats(lease_seconds_left=0, costs=Meter().costs())
+    return Stats(lease_seconds_left=0, expires_at=0, dead_at=0, costs=Meter().costs())
 
 
 def entry(path: str, size: int, number: int, segment_length: int = SEGMENT) -> FileEntry:

@@ -24,6 +24,15 @@ from modelvault.running import place, tree
 KINDS = ("private", "user", "links")
 PATIENCE_S = 60
 BIN = Path(sys.executable).parent
+# The command with less patience for processes of a run that were stopped, so that tests have some.
+QUICK = (
+    sys.executable, "-c",
+    "import sys\n"
+    "from modelvault.running import front, warden\n"
+    "front._ENDING_S, warden.LATE_S = 6, 1\n"
+    "from modelvault_cli.main import run\n"
+    "sys.exit(run())",
+)  # fmt: skip
 
 # Root of a user namespace that may neither mount nor make further ones.
 _NO_MOUNTS = (
@@ -35,13 +44,18 @@ _NO_MOUNTS = (
 _USER = ("unshare", "--map-user=1234", "--map-group=1234")
 
 
-def words(reference: str, *command: str, kind: str = "private", options: Sequence[str] = ()):
+def words(
+    reference: str,
+    *command: str,
+    kind: str = "private",
+    options: Sequence[str] = (),
+    ours: Sequence[str] = (str(BIN / "modelvault"),),
+):
     """The words that run `command` on the machine as it is, or on another `kind`."""
     prefix = {"private": (), "user": _USER, "links": _NO_MOUNTS}[kind]
     if prefix:
         need_user_namespaces()
-    own = (str(BIN / "modelvault"), "run", reference, "-p", "inference", *options)
-    return (*prefix, *own, "--", *command)
+    return (*prefix, *ours, "run", reference, "-p", "inference", *options, "--", *command)
 
 
 def need_user_namespaces() -> None:
@@ -77,11 +91,16 @@ def run(reference: str, *command: str, kind: str = "private", options=(), **sett
 
 @contextlib.contextmanager
 def started(
-    reference: str, *command: str, kind: str = "private", options=(), **settings: Any
+    reference: str,
+    *command: str,
+    kind: str = "private",
+    options=(),
+    ours=(str(BIN / "modelvault"),),
+    **settings: Any,
 ) -> Iterator[subprocess.Popen[str]]:
     """Running; killed at the end, should it still run. stdout is a pipe."""
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **settings}
-    line = words(reference, *command, kind=kind, options=options)
+    line = words(reference, *command, kind=kind, options=options, ours=ours)
     process = subprocess.Popen(line, **settings)
     try:
         yield process

@@ -35,7 +35,7 @@ def samples() -> dict[tuple[str, ...], float]:
 
 
 def leased(seconds: float) -> Callable[[], Stats]:
-    return lambda: Stats(lease_seconds_left=seconds, costs=Meter().costs())
+    return lambda: Stats(lease_seconds_left=seconds, expires_at=0, dead_at=0, costs=Meter().costs())
 
 
 def test_nothing_was_loaded() -> None:

@@ -24,7 +24,6 @@ from modelvault.errors import (
     NotFound,
     Unavailable,
 )
-from modelvault.loader.metrics import Stats
 from modelvault.sharing import peers
 from modelvault.sharing.address import SOCKET, VARIABLE
 from modelvault.sharing.host import MAX_OF_ONE, Host
@@ -242,14 +241,13 @@ def test_a_closed_model_ends_the_sharing(shared: Hosted) -> None:
 
 
 def test_a_holder_that_is_silent_gives_nobody_a_second_more() -> None:
-    left = [5.0]
     now = [100_000]
-    stats = lambda: Stats(lease_seconds_left=left[0], costs=lasting().costs)  # noqa: E731
+    granted = lasting(5, grace_s=2, now=now[0])
+    stats = lambda: granted  # noqa: E731  renewals fail: the grace runs
     with hosted(FILES, Obligations(grace_s=2), stats=stats, clock=lambda: now[0]) as shared:
         model = attach(shared.address, clock=lambda: now[0])
         model.tensor("b")
         assert model.stats().lease_seconds_left == 5
-        left[0] = 0  # renewals fail: the grace runs, and isn't extended by looking
         now[0] += 6900
         time.sleep(0.6)
         model.tensor("b")

@@ -1,6 +1,8 @@
 """Keeps a lease alive while a model is in use, and tells when it is over.
 
-One daemon thread a lease. `lease_state` decides; this module asks, waits and calls back.
+One daemon thread a lease, and one for each call to the broker: an answer that never comes, or
+comes a byte at a time, delays neither the end of the lease nor that of a job. `lease_state`
+decides; this module asks, waits and calls back.
 """
 
 from __future__ import annotations
@@ -12,17 +14,21 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+from modelvault.artifact.meter import Costs
 from modelvault.client import lease_state
+from modelvault.client.asking import Asked
 from modelvault.client.lease_state import End, LeaseState, Renew
 from modelvault.clock import Clock
 from modelvault.errors import AccessDenied, ModelVaultError, NotFound, Unavailable
 from modelvault.lease import Renewal
+from modelvault.loader.metrics import Stats
 
 _LOG = logging.getLogger("modelvault.lease")
 # A thread's wait doesn't count while the machine sleeps, the boot clock does: look at least this
 # often.
 _LONGEST_WAIT_S = 5.0
-_STOP_JOIN_S = 5.0
+_LOOK_S = 0.2  # while an answer is waited for
+_STOP_S = 5.0  # how long a close waits for the broker
 
 
 class Keeper:
@@ -54,6 +60,7 @@ class Keeper:
         self._clock = clock
         self._jitter = jitter
         self._lock = threading.Lock()
+        self._asked: Asked[Renewal] | None = None
         self._closing = closing or threading.Event()
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="modelvault-lease", daemon=True)
@@ -75,12 +82,16 @@ class Keeper:
         state = self._state
         return state.ended or (None if lease_state.alive(state, self._clock()) else "lease_expired")
 
-    @property
-    def seconds_left(self) -> float:
-        """Until the lease must have been renewed, without its grace; 0 once it is over."""
+    def stats(self, costs: Costs) -> Stats:
+        """How long the lease lasts, beside what the model has cost."""
         state = self._state
-        left = 0 if state.ended else state.expires_at - self._clock()
-        return max(0, left) / 1000
+        expires_at, dead_at = (0, 0) if state.ended else (state.expires_at, state.dead_at)
+        return Stats(
+            lease_seconds_left=max(0, expires_at - self._clock()) / 1000,
+            expires_at=expires_at,
+            dead_at=dead_at,
+            costs=costs,
+        )
 
     def check(self) -> None:
         """Raise AccessDenied once the lease is over; this is the loader's Guard.
@@ -98,7 +109,8 @@ class Keeper:
     def stop(self) -> None:
         """Stop renewing and give the lease back if the broker can be reached. Idempotent.
 
-        In a forked child it only ends the child's own access: the lease is its parent's.
+        A broker that doesn't answer is waited for some seconds; it may get to know later. In a
+        forked child it only ends the child's own access: the lease is its parent's.
         """
         if self._process != os.getpid():  # nor is any lock taken: its holder wasn't forked along
             self._state = lease_state.ended(self._state, "closed")
@@ -110,12 +122,19 @@ class Keeper:
             over = self._state.ended is not None
             self._state = lease_state.ended(self._state, "closed")
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(_STOP_JOIN_S)
-        if over:
+            self._thread.join(_STOP_S)
+        answers = self._asked is None or self._asked.done(_STOP_S)
+        if not over:
+            self._give_back(_STOP_S if answers else 0)
+
+    def _give_back(self, seconds: float) -> None:
+        released = Asked(self._release, "modelvault-release")
+        if not released.done(seconds):  # it runs out by itself
+            _LOG.info("lease of %s not given back so far: no answer", self._subject)
             return
         try:
-            self._release()
-        except ModelVaultError as error:  # it runs out by itself
+            released.answer()
+        except ModelVaultError as error:
             _LOG.info("lease of %s not given back: %s", self._subject, error.code)
 
     def _run(self) -> None:
@@ -141,8 +160,12 @@ class Keeper:
 
     def _ask(self) -> None:
         asked_at = self._clock()
+        asked = self._asked = Asked(self._renew, "modelvault-renew")
+        while not asked.done(_LOOK_S):
+            if self._closing.is_set() or not lease_state.alive(self._state, self._clock()):
+                return  # whatever it answers comes too late
         try:
-            renewal = self._renew()
+            renewal = asked.answer()
         except (AccessDenied, NotFound) as error:
             # NotFound: the broker doesn't know the lease any more, which is an answer.
             self._move(partial(lease_state.ended, reason=error.code))

@@ -23,7 +23,7 @@ from modelvault.crypto.secret import Secret
 from modelvault.errors import AccessDenied, InvalidRequest, ModelVaultError
 from modelvault.lease import Lease, LeaseAsk, Renewal
 from modelvault.loader import metrics
-from modelvault.loader.metrics import PROCESS, Stats
+from modelvault.loader.metrics import PROCESS
 from modelvault.loader.model import Model
 from modelvault.manifest import FileEntry, Manifest, object_names
 from modelvault.ports.objects import ObjectReader
@@ -249,8 +249,8 @@ def load(
     )
 
     def closed() -> None:
-        keeper.stop()
         granted.wipe()
+        keeper.stop()
 
     try:
         model = Model(
@@ -260,9 +260,7 @@ def load(
             granted.obligations,
             keeper,
             closed,
-            stats=lambda: Stats(
-                lease_seconds_left=keeper.seconds_left, costs=granted.meter.costs()
-            ),
+            stats=lambda: keeper.stats(granted.meter.costs()),
         )
     except BaseException:
         closed()

@@ -24,9 +24,15 @@ _models: weakref.WeakSet[Model] = weakref.WeakSet()
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """One model's: seconds until its lease must have been renewed (0 when it is over; a grace for
-    outages isn't counted), and what it has cost so far."""
+    outages isn't counted), and what it has cost so far.
+
+    `expires_at` is that moment, and `dead_at` the one when access ends unless a renewal comes,
+    grace included: milliseconds of the boot clock, 0 once the lease is over.
+    """
 
     lease_seconds_left: float
+    expires_at: int
+    dead_at: int
     costs: Costs
 
 

@@ -18,11 +18,15 @@ from modelvault.errors import Unavailable
 from modelvault.running import command, forgetting, kernel, place, private, streams, tree, warden
 from modelvault.running import signals as handling
 from modelvault.running.holder import Holder
+from modelvault.running.term import Patience, Term
 from modelvault.running.warden import Job
 
 # How long a warden whose holder was killed may overwrite the folder's files.
 _WIPING_MS = 60_000
-_LOOK_S = 0.05
+# So long, beside the grace, the other two have to end the command when the lease is over.
+_ENDING_S = 15
+_LOOK_S = 1.0
+_WAIT_S = 0.05
 
 
 def run(
@@ -66,12 +70,14 @@ def run(
         kernel.adopt_orphans()
         forgetting.cover({*command.SECRET, *withheld})
         handling.take_all()
-        return _forked(job, name, where, hold)
+        return _forked(job, name, where, hold, Term())
     finally:
         where.remove()
 
 
-def _forked(job: Job, name: str, where: place.Place, hold: Callable[[Holder], int]) -> int:
+def _forked(
+    job: Job, name: str, where: place.Place, hold: Callable[[Holder], int], term: Term
+) -> int:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         holder = os.fork()
@@ -83,22 +89,27 @@ def _forked(job: Job, name: str, where: place.Place, hold: Callable[[Holder], in
         ) from None
     if holder == 0:
         ours.close()
-        return _held(job, name, where, its, hold)
+        return _held(job, name, where, its, hold, term)
     its.close()
     with contextlib.suppress(OSError):
         kernel.hide()
-    return _Front(holder, ours).lead()
+    return _Front(holder, ours, term).lead()
 
 
 def _held(
-    job: Job, name: str, where: place.Place, front: socket.socket, hold: Callable[[Holder], int]
+    job: Job,
+    name: str,
+    where: place.Place,
+    front: socket.socket,
+    hold: Callable[[Holder], int],
+    term: Term,
 ) -> int:
     """The holder's life."""
     kernel.die_with_parent(signal.SIGTERM)
     handling.unwind_when_asked(job.before)
     hidden = private.enter(where.path)
-    keeper = warden.fork(job, where, front)
-    holder = Holder(job, name, where, keeper, front, hidden=hidden)
+    keeper = warden.fork(job, where, front, term)
+    holder = Holder(job, name, where, keeper, front, term, hidden=hidden)
     try:
         return hold(holder)
     finally:
@@ -106,26 +117,26 @@ def _held(
 
 
 class _Front:
-    def __init__(self, holder: int, channel: socket.socket) -> None:
+    def __init__(self, holder: int, channel: socket.socket, term: Term) -> None:
         self._holder = holder
         self._holder_descriptor = os.pidfd_open(holder)
         self._status: int | None = None
         self._channel = channel
+        self._term = term
         self._command: int | None = None
         self._warden: int | None = None
 
     def lead(self) -> int:
         """Until the holder has ended and nothing of the tree lives."""
         streams.let_go()
+        outlived = Patience(self._outlived)
         while self._status is None:
-            told = signal.sigwaitinfo(handling.HANDLED)
+            told = signal.sigtimedwait(handling.HANDLED, _LOOK_S)
             self._listen()
-            if told.si_signo == signal.SIGCHLD:
-                self._reap()
-            elif handling.came_from_a_process(told.si_code):
-                self._forward(told.si_signo)
-            if told.si_signo == signal.SIGTSTP:
-                handling.stop_here()
+            if told is not None:
+                self._heed(told)
+            if self._status is None and outlived.ended(self._term.grace_s + _ENDING_S):
+                raise self._ended_all()
         self._listen()
         self._end_the_rest()
         if os.WIFSIGNALED(self._status):
@@ -135,6 +146,14 @@ class _Front:
                 "see who kills it: the system's log tells of a lack of memory",
             )
         return os.waitstatus_to_exitcode(self._status)
+
+    def _heed(self, told: signal.struct_siginfo) -> None:
+        if told.si_signo == signal.SIGCHLD:
+            self._reap()
+        elif handling.came_from_a_process(told.si_code):
+            self._forward(told.si_signo)
+        if told.si_signo == signal.SIGTSTP:
+            handling.stop_here()
 
     def _listen(self) -> None:
         """The warden says once who the command is, and who itself."""
@@ -150,6 +169,22 @@ class _Front:
         elif number in handling.UNWINDING:  # nothing is started yet
             handling.forward(self._holder_descriptor, number)
 
+    def _outlived(self) -> bool:
+        """Whether something of the command's lives though the lease is over."""
+        if not self._term.over or self._warden is None:
+            return False
+        return bool(tree.descendants(self._warden))
+
+    def _ended_all(self) -> Unavailable:
+        """Holder and warden were both stopped: all is killed that descends from here."""
+        tree.kill(os.getpid(), self._reap)
+        return Unavailable(
+            "run_killed",
+            "the lease is over, and those who had to end the command didn't: all of them were "
+            "killed",
+            "see who stops the processes of a run (SIGSTOP, a debugger), and run it again",
+        )
+
     def _end_the_rest(self) -> None:
         """A warden whose holder was killed kills the command's processes and wipes the folder; of
         one that was killed itself, the processes are ours by now."""
@@ -157,7 +192,7 @@ class _Front:
         while boot_ms() < until and any(
             one.pid == self._warden for one in tree.descendants(os.getpid())
         ):
-            signal.sigtimedwait([signal.SIGCHLD], _LOOK_S)
+            signal.sigtimedwait([signal.SIGCHLD], _WAIT_S)
             self._reap()
         tree.kill(os.getpid(), self._reap)
 

@@ -1,7 +1,8 @@
 """Holds lease and folder while the command runs, and sees to their end.
 
 It is the only process of a run with keys, and with a thread that renews. Nobody talks to it but the
-front and the warden, by whose ends it notices that they were killed.
+front and the warden, by whose ends it notices that they were killed. It tells them until when the
+lease holds: when it is stopped itself, they act for it.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from modelvault.running import command, kernel, private, streams
 from modelvault.running import signals as handling
 from modelvault.running.place import Place, nowhere
 from modelvault.running.private import PrivateFolder
+from modelvault.running.term import Term
 from modelvault.running.warden import Job, Warden
 from modelvault.sharing.host import SOCKET, Host
 
 # Between SIGTERM and SIGKILL, where the policy gives no `terminate_on_revoke`.
 DEFAULT_GRACE_S = 10
+_TELL_S = 0.5
 
 RunFolder = RamFolder | PrivateFolder
 _End = Literal["ended", "revoked", "alone"]
@@ -42,15 +45,18 @@ class Holder:
         place: Place,
         warden: Warden,
         front: socket.socket,
+        term: Term,
         *,
         hidden: bool,
     ) -> None:
-        """`hidden` says whether this process and the warden have mounts of their own."""
+        """`term` is what the others are told by; `hidden` says whether this process and the warden
+        have mounts of their own."""
         self._job = job
         self._name = name
         self._place = place
         self._warden = warden
         self._front = front
+        self._term = term
         self._hidden = hidden
         self._reason = ""
         self._woken, self._wake = socket.socketpair()
@@ -88,21 +94,26 @@ class Holder:
         """Run the command, whose folder is filled, until it and all that it started have ended.
 
         Returns its exit code (128 + the signal that ended it). Raises AccessDenied (with the
-        lease's reason, where that ended before the command), InvalidRequest (`command_not_found`,
-        `command_not_executable`), Unavailable (`run_killed`, `not_started`).
+        lease's reason, where that ended before the command; `lease_expired` where it did while this
+        process was stopped), InvalidRequest (`command_not_found`, `command_not_executable`),
+        Unavailable (`run_killed`, `not_started`).
         """
         folder.lock()
+        self._tell(model)
         self._start()
-        how = self._watch()
+        how = self._watch(model)
         if how == "revoked":
+            self._term.end(self._grace(model))
             folder.hide()
             self._warden.end(self._grace(model))
         elif how == "alone":
             self._warden.stop()
-        code = self._code(self._warden.wait())
+        status = self._warden.wait()
         if how == "revoked":
             raise self._revoked(model)
-        return code
+        if self._term.taken:
+            raise self._stopped(model)
+        return self._code(status)
 
     def leave(self) -> None:
         """End what still runs, and remove the folder's name. For every way out."""
@@ -135,7 +146,10 @@ class Holder:
             raise _not_started(error, self._job.words[0])
         streams.let_go()
 
-    def _watch(self) -> _End:
+    def _tell(self, model: Model) -> None:
+        self._term.tell(model.stats(), self._grace(model))
+
+    def _watch(self, model: Model) -> _End:
         ends: dict[object, _End] = {
             self._warden.descriptor: "ended",
             self._woken: "revoked",
@@ -144,7 +158,10 @@ class Holder:
         with selectors.DefaultSelector() as ready:
             for source in ends:
                 ready.register(source, selectors.EVENT_READ)  # type: ignore[arg-type]
-            found = {ends[key.fileobj] for key, _ in ready.select()}
+            found: set[_End] = set()
+            while not found:
+                self._tell(model)
+                found = {ends[key.fileobj] for key, _ in ready.select(_TELL_S)}
         return next(how for how in ends.values() if how in found)
 
     def _grace(self, model: Model) -> int:
@@ -165,6 +182,15 @@ class Holder:
             self._reason,
             f"the lease of {model.name} is over ({self._reason}): {self._job.words[0]} was ended",
             "run it again, or ask the model's owner if that is refused",
+            model=model.name,
+        )
+
+    def _stopped(self, model: Model) -> AccessDenied:
+        return AccessDenied(
+            "lease_expired",
+            f"the lease of {model.name} ran out while the process that holds it was stopped: "
+            f"{self._job.words[0]} was ended",
+            "see who stops it (SIGSTOP, a debugger, a frozen container), and run it again",
             model=model.name,
         )
 

@@ -114,8 +114,7 @@ class PrivateFolder:
     def hide(self) -> None:
         """No file can be opened by its name any more; what is open stays open."""
         if not self._hidden:
-            flags = _FLAGS | kernel.MS_RDONLY
-            kernel.mount(_NAME, str(self._place), "tmpfs", flags, "size=4k,mode=0500")
+            hide(self._place)
             self._hidden = True
 
     def close(self) -> None:
@@ -124,6 +123,16 @@ class PrivateFolder:
         For when whoever read them has ended; who still maps a file sees zeros. Raises OSError.
         """
         wipe(self._place)
+
+
+def hide(place: Path) -> None:
+    """Cover the files of what is mounted on `place`. Nothing happens where nothing of ours is.
+
+    Raises OSError.
+    """
+    if _is_ours(place):
+        flags = _FLAGS | kernel.MS_RDONLY
+        kernel.mount(_NAME, str(place), "tmpfs", flags, "size=4k,mode=0500")
 
 
 def wipe(place: Path) -> None:

@@ -2,7 +2,8 @@
 
 It is forked before anything secret is there, has one thread, and knows only what the holder tells
 it over their socket: to start, and when to end. When that socket ends without a word, the holder
-was killed: then it does with the folder what the holder would have done.
+was killed: then it does with the folder what the holder would have done. Likewise when the time is
+over that the holder told of and no word comes: then the holder was stopped.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import select
 import selectors
 import signal
 import socket
@@ -22,10 +24,15 @@ from modelvault.running import kernel, private, streams, tree
 from modelvault.running import signals as handling
 from modelvault.running.place import Place
 from modelvault.running.signals import Inherited
+from modelvault.running.term import Patience, Term
 
 # What the command leaves behind when it ends has this long to follow.
 LEFT_GRACE_S = 5
 FAILED = 125
+
+# So late one of the two may be, who look after each other, before the other one acts for it.
+LATE_S = 5
+_LOOK_S = 1.0
 
 _START, _END = b"start", b"end"
 _MOST = 64
@@ -64,9 +71,10 @@ class Warden:
         return int(_received(self._channel) or b"1")
 
     def end(self, grace_s: int) -> None:
-        """Have all that runs ended, and killed what still runs after the grace."""
+        """Have all that runs ended, and what still runs after the grace killed. Waits for that."""
         with contextlib.suppress(OSError):
             self._channel.send(b"%s %d" % (_END, grace_s))
+        self._ended_within(grace_s + LATE_S)
 
     def wait(self) -> int:
         """Until it has ended: its status, as waitpid has it."""
@@ -80,34 +88,49 @@ class Warden:
         """Have all that runs killed, and wait for that. Nothing is left to do once it has ended."""
         if self._status is None:
             self._channel.close()
+            self._ended_within(LATE_S)
             self.wait()
 
+    def _ended_within(self, seconds: int) -> None:
+        """A warden that doesn't see to the end was stopped: it is killed, after the others."""
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            tree.kill(self._pid, lambda: None)
+            signal.pidfd_send_signal(self.descriptor, signal.SIGKILL)
 
-def fork(job: Job, place: Place, front: socket.socket) -> Warden:
+
+def fork(job: Job, place: Place, front: socket.socket, term: Term) -> Warden:
     """Fork a warden. This process must have one thread, and no secrets yet.
 
-    `front` is where it tells who the command is.
+    `front` is where it tells who the command is; `term` is what this process will tell it by.
     """
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    me = os.pidfd_open(os.getpid())
     pid = os.fork()
     if pid == 0:
         code = FAILED
         try:
             ours.close()
-            code = _Life(job, its, front).lead(place)
+            code = _Life(job, its, me, front, term).lead(place)
         finally:
             os._exit(code)
     its.close()
+    os.close(me)
     return Warden(pid, ours)
 
 
 class _Life:
     """The warden's own side."""
 
-    def __init__(self, job: Job, holder: socket.socket, front: socket.socket) -> None:
+    def __init__(
+        self, job: Job, holder: socket.socket, holder_process: int, front: socket.socket, term: Term
+    ) -> None:
         self._job = job
         self._holder = holder
+        self._holder_process = holder_process
         self._front = front
+        self._term = term
         self._grace_s = LEFT_GRACE_S
         self._command: subprocess.Popen[bytes] | None = None
         self._status: int | None = None
@@ -125,22 +148,40 @@ class _Life:
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         how = self._obey()
-        if how != "gone":
-            tree.end(os.getpid(), self._grace_s, self._reap)
-        else:
+        if how == "gone":
             tree.kill(os.getpid(), self._reap)
-            with contextlib.suppress(OSError):
-                private.wipe(place.path)
-            place.remove()
+            self._clear(place)
+        elif how == "late":
+            self._stand_in(place)
+        else:
+            tree.end(os.getpid(), self._grace_s, self._reap)
         return 0 if self._status is None else handling.exit_code(self._status)
 
-    def _obey(self) -> Literal["ended", "told", "gone"]:
-        """Until the command has ended, shall be ended, or the holder is gone."""
+    def _stand_in(self, place: Place) -> None:
+        """Do what the holder would have done by now, and have it tell that."""
+        self._term.take()
+        with contextlib.suppress(OSError):
+            private.hide(place.path)
+        place.remove()  # links; what is mounted stays
+        tree.end(os.getpid(), self._term.grace_s, self._reap)
+        self._clear(place)
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self._holder_process, signal.SIGCONT)
+
+    def _clear(self, place: Place) -> None:
+        with contextlib.suppress(OSError):
+            private.wipe(place.path)
+        place.remove()
+
+    def _obey(self) -> Literal["ended", "told", "gone", "late"]:
+        """Until the command has ended, shall be ended, or the holder is gone, or doesn't tell what
+        it has to."""
+        late = Patience(lambda: self._term.over)
         with selectors.DefaultSelector() as ready:
             ready.register(self._holder, selectors.EVENT_READ)
             ready.register(self._woken, selectors.EVENT_READ)
             while self._status is None:
-                sources = {key.fileobj for key, _ in ready.select()}
+                sources = {key.fileobj for key, _ in ready.select(_LOOK_S)}
                 if self._holder in sources:
                     message = _received(self._holder)
                     if not message:
@@ -153,6 +194,8 @@ class _Life:
                     with contextlib.suppress(BlockingIOError):
                         self._woken.recv(4096)
                 self._reap()
+                if late.ended(LATE_S):
+                    return "late"
         return "ended"
 
     def _start(self) -> None:

@@ -79,7 +79,13 @@ def _join(
     grace = description.obligations.grace_s or 0
 
     def stats() -> Stats:
-        return Stats(lease_seconds_left=max(0, page.seconds_left - grace), costs=Meter().costs())
+        dead_at = page.until
+        return Stats(
+            lease_seconds_left=max(0, page.seconds_left - grace),
+            expires_at=max(0, dead_at - grace * 1000),
+            dead_at=dead_at,
+            costs=Meter().costs(),
+        )
 
     def closed() -> None:
         watching.close()

@@ -184,10 +184,10 @@ class Host:
             if self._model.closed:  # else somebody is trying to, and may not succeed
                 self._end(closed)
         else:
-            left = self._model.stats().lease_seconds_left
-            if left > 0:  # what is left of a grace was said when the lease still held
-                grace = self._model.obligations.grace_s or 0
-                self._page.extend(self._clock() + round((left + grace) * 1000))
+            # A moment, and no time from now on: this process may be stopped in between.
+            until = self._model.stats().dead_at
+            if until:  # else it ended just now, and the next look says why
+                self._page.extend(until)
 
     def _check(self) -> None:
         self._model.check()

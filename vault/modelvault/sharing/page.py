@@ -62,10 +62,15 @@ class ReadPage:
         self._clock = clock
 
     @property
+    def until(self) -> int:
+        """Until when the model may be used by what the page says now, grace included; 0 once it may
+        not."""
+        return 0 if self._numbers[1] else self._numbers[0]
+
+    @property
     def seconds_left(self) -> float:
-        """For how long the model may be used by what the page says now, grace included."""
-        left = 0 if self._numbers[1] else self._numbers[0] - self._clock()
-        return max(0, left) / 1000
+        """For how long that still is."""
+        return max(0, self.until - self._clock()) / 1000
 
     def check(self) -> None:
         """Raise what the holder says, or AccessDenied (`lease_expired`) when it says nothing any

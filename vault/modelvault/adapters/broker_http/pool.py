@@ -87,7 +87,8 @@ def _cut_after(connection: HTTPConnection) -> Iterator[None]:
 
     timer = threading.Timer(timeout, cut)
     timer.daemon = True
-    timer.start()
+    with suppress(RuntimeError):  # no further thread, as while the interpreter ends
+        timer.start()
     try:
         yield
     finally:
