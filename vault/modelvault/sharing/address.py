@@ -6,8 +6,10 @@ import fcntl
 import os
 import shutil
 import socket
+import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -38,15 +40,37 @@ def make(socket_path: str | Path | None) -> Address:
     removed then. InvalidRequest (`bad_socket_path`)."""
     if socket_path is not None:
         path = os.path.abspath(socket_path)  # noqa: PTH100
-        if len(os.fsencode(path)) > _MAX_ADDRESS:
-            raise refused(path, f"it is longer than {_MAX_ADDRESS} bytes")
-        return Address(path)
+        with near(path):
+            return Address(path)
     for place in (tempfile.gettempdir(), _SHARED_MEMORY):
-        fits = len(os.fsencode(f"{place}/{PREFIX}xxxxxxxx/{SOCKET}")) <= _MAX_ADDRESS
         with suppress(OSError):
-            if fits:
-                return _made(place)
+            return _made(place)
     raise refused(tempfile.gettempdir(), "no socket can be made there")
+
+
+@contextmanager
+def near(path: str) -> Iterator[str]:
+    """A name of the socket at `path` that a socket's address has room for, while this lasts.
+
+    Raises InvalidRequest (`bad_socket_path`) where there is none.
+    """
+    if len(os.fsencode(path)) <= _MAX_ADDRESS:
+        yield path
+        return
+    if sys.platform != "linux":
+        raise refused(path, f"it is longer than {_MAX_ADDRESS} bytes")
+    folder, name = os.path.split(path)
+    try:
+        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise refused(path, error.strerror or "its folder can't be opened") from None
+    try:
+        short = f"/proc/self/fd/{descriptor}/{name}"
+        if len(os.fsencode(short)) > _MAX_ADDRESS:
+            raise refused(path, "the name of the socket itself is too long")
+        yield short
+    finally:
+        os.close(descriptor)
 
 
 def _made(place: str) -> Address:
@@ -76,12 +100,16 @@ def listen(path: str, backlog: int) -> socket.socket:
     """A socket at a path that doesn't exist yet. InvalidRequest (`bad_socket_path`)."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        listener.bind(path)
+        with near(path) as name:
+            listener.bind(name)
         Path(path).chmod(0o600)
         listener.listen(backlog)
     except OSError as error:
         listener.close()
         raise refused(path, error.strerror or "it can't be used") from None
+    except InvalidRequest:
+        listener.close()
+        raise
     return listener
 
 

@@ -11,8 +11,9 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 
-from modelvault.errors import AccessDenied, Conflict, Unavailable
+from modelvault.errors import AccessDenied, Conflict, InvalidRequest, Unavailable
 from modelvault.sharing import messages
+from modelvault.sharing.address import near
 from modelvault.sharing.messages import Describe, Memory, Need, Request
 
 _LOOK_S = 1.0
@@ -171,9 +172,10 @@ os.register_at_fork(after_in_child=_in_child)
 def _connect(address: str) -> socket.socket:
     line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        line.connect(address)
+        with near(address) as name:
+            line.connect(name)
         raw = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, InvalidRequest):
         line.close()
         raise _gone(address) from None
     uid = struct.unpack("iII", raw)[1]
