@@ -59,11 +59,11 @@ def close() -> None:
     Happens by itself when the process ends.
     """
     with _lock:
-        if _leases is not None:
-            _leases.close()
         for files in _files:
             files.close()
         _files.clear()
+        if _leases is not None:
+            _leases.close()
 
 
 class ModelVaultArtifactRepository(ArtifactRepository):  # type: ignore[misc, unused-ignore]

@@ -23,6 +23,9 @@ from modelvault.loader.ramdir import Fill
 
 _BLOCK = 1 << 20
 _MODE = 0o440  # a pod's containers may have different users, of one group
+# So long a close waits for who is filling a file, who wipes it: a store that never answers must not
+# keep others waiting.
+_FILLING_S = 2.0
 
 
 class RamFiles:
@@ -44,10 +47,11 @@ class RamFiles:
         self._places = places or {}
         self._made: dict[str, Path] = {}
         self._folders: list[Path] = []
-        self._lock = threading.Lock()
-        self._closed = False
+        self._lock = threading.Lock()  # one file is filled at a time
+        self.closed = False
+        self._owner = os.getpid()
         # Also when the interpreter ends.
-        self._finish = weakref.finalize(self, _remove, self._made, self._folders, os.getpid())
+        self._finish = weakref.finalize(self, _remove, self._made, self._folders, self._owner)
 
     def __contains__(self, path: str) -> bool:
         return path in self._made
@@ -59,18 +63,26 @@ class RamFiles:
         InvalidRequest (`not_in_memory`), Unavailable (`insufficient_memory`).
         """
         with self._lock:
-            if self._closed:
-                raise Conflict("closed", f"the files in {self.root} were removed", "load again")
+            self._check()
             self._add(path, size, fill)
 
     def close(self) -> None:
         """Wipe and remove all files, and the folders that were made for them. Idempotent.
 
-        Who has one open keeps it until he closes it; nobody finds it by its name any more.
+        Who has one open keeps it until he closes it; nobody finds it by its name any more. Nor one
+        that is being filled: whoever fills it gives up at its next stride, and wipes it.
         """
-        with self._lock:  # whoever is filling a file gives up at its next stride: the lease is over
-            self._closed = True
-            self._finish()
+        self.closed = True
+        self._finish()
+        if os.getpid() != self._owner:
+            return
+        if self._lock.acquire(timeout=_FILLING_S):
+            self._lock.release()
+        _remove(self._made, self._folders, self._owner)  # what was begun at that very moment
+
+    def _check(self) -> None:
+        if self.closed:
+            raise Conflict("closed", f"the files in {self.root} were removed", "load again")
 
     def _add(self, path: str, size: int, fill: Fill) -> None:
         place = self.root / self._places.get(path, path)
@@ -83,6 +95,7 @@ class RamFiles:
             ) from None
         self._made[path] = place
         try:
+            self._check()  # before anything is in it, and after
             if os.fstat(descriptor).st_dev != self._device:  # a link or a mount on the way there
                 raise not_in_memory(place.parent)
             if size:
@@ -90,10 +103,12 @@ class RamFiles:
                 with mmap.mmap(descriptor, size) as mapping, memoryview(mapping) as view:
                     fill(view)
             os.fchmod(descriptor, _MODE)
+            self._check()
         except BaseException:
-            place.unlink()
+            if os.fstat(descriptor).st_nlink:  # else a close has done so, and the name is free
+                place.unlink(missing_ok=True)
             _overwrite(descriptor)
-            del self._made[path]
+            self._made.pop(path, None)
             raise
         finally:
             os.close(descriptor)
@@ -131,9 +146,9 @@ def not_in_memory(folder: Path) -> InvalidRequest:
 def _remove(made: dict[str, Path], folders: list[Path], owner: int) -> None:
     if os.getpid() != owner:
         return
-    for place in made.values():
+    for place in list(made.values()):
         _erase(place)
-    for folder in reversed(folders):
+    for folder in reversed(list(folders)):
         with contextlib.suppress(OSError):  # somebody has put something of his own there
             folder.rmdir()
     made.clear()

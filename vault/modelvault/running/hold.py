@@ -85,25 +85,45 @@ class Hold:
         self._ours.mkdir(mode=0o750)
 
     def on_revoked(self, reason: str) -> None:
-        """For `Session.hold`: the lease is over."""
+        """For `Session.hold`: the lease is over. What is in the folder goes at once, wherever who
+        fills it is by now."""
         self._reason = reason
+        self._empty()
         self._over.set()
 
     def fill(self, model: Model, tell: Tell | None = None) -> None:
         """Put the model there; then there is the mark.
 
-        Raises AccessDenied (`terminate_on_revoke`, `isolated_memory`), and as `Model.fill`.
+        Raises AccessDenied (`terminate_on_revoke`, `isolated_memory`, the lease's reason where it
+        ended meanwhile), and as `Model.fill`.
         """
         _check(model)
-        model.fill(self._files, tell=tell)
+        try:
+            model.fill(self._files, tell=tell)
+        except Conflict:
+            if self._files.closed:
+                raise self._ended(model) from None
+            raise
         (self._ours / HELD).touch(mode=0o440)
+        if self._files.closed:
+            self._empty()
 
     def wait(self, model: Model) -> None:
         """Until the lease is over, which raises AccessDenied with its reason, or SystemExit by a
         signal that asks for the end."""
         while not self._over.wait(_LOOK_S):
             _check(model)  # a renewal may have brought it
-        raise AccessDenied(
+        raise self._ended(model)
+
+    def _empty(self) -> None:
+        """First the mark, then the files. Twice is fine."""
+        mark = self._ours / HELD
+        mark.unlink(missing_ok=True)
+        self._files.close()
+        mark.unlink(missing_ok=True)  # `fill` may have been about to make it
+
+    def _ended(self, model: Model) -> AccessDenied:
+        return AccessDenied(
             self._reason,
             f"the lease of {model.name} is over ({self._reason}): {self._files.root} was emptied",
             "hold it again, or ask the model's owner if that is refused",
@@ -117,8 +137,7 @@ class Hold:
         trace: TracebackType | None,
     ) -> None:
         handling.ignore_all()  # whoever asks twice mustn't leave plaintext there
-        (self._ours / HELD).unlink(missing_ok=True)
-        self._files.close()
+        self._empty()
         with contextlib.suppress(OSError):  # where it is gone, so much the better
             self._ours.rmdir()
         os.close(self._lock)
