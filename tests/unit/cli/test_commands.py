@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -366,6 +367,50 @@ def test_a_warning_never_fails_what_was_done(run: Run, monkeypatch: pytest.Monke
     monkeypatch.setattr("modelvault.client.session.Session.explain", refused)
     told = run("create", "unexplained", "-c", "secrt")
     assert (told.code, "warning" in told.err) == (0, False)
+
+
+@pytest.fixture
+def theirs() -> Iterator[Path]:
+    """A folder that all may look into; `home` and `file` in it are for nobody else to open."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "home").mkdir(mode=0o700)
+        (Path(folder) / "file").touch(mode=0o600)
+        yield Path(folder)
+
+
+def as_nobody(act: Callable[[], Told]) -> Told:
+    """In this process, since another user may see neither Python nor the code."""
+    act()  # all imports are done
+    os.setresuid(65534, 65534, 0)
+    try:
+        return act()
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed")
+@pytest.mark.parametrize(
+    ("line", "code", "exit_code"),
+    [
+        (["list"], "no_home", 4),
+        (["list", "--home", "{}/home"], "no_home", 4),
+        (["push", "{}/file", "m", "--home", "{}/home"], "no_home", 4),
+        (["pull", "m", "there", "--for", "{}/file"], "no_invitation", 4),
+        (["trust", "pin", "{}/file"], "no_trust_file", 4),
+        (["serve", "{}/file"], "bad_deployment", 2),
+    ],
+)
+def test_what_cant_be_read_is_told_by_its_reader(
+    run: Run, theirs: Path, monkeypatch: pytest.MonkeyPatch, line: list[str], code: str,
+    exit_code: int,
+) -> None:  # fmt: skip
+    """In the same words, whether an option names it or a variable."""
+    monkeypatch.setenv("MODELVAULT_HOME", str(theirs / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/nonexistent")  # the test's own is root's
+    words = [word.format(theirs) for word in line]
+    error = as_nobody(lambda: run(*words, "--json")).error
+    assert (error.code, error.exit_code) == (code, exit_code)
 
 
 def test_verbose_shows_the_log(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
