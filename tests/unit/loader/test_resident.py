@@ -55,6 +55,22 @@ def test_a_file_moves_with_what_is_decrypted() -> None:
     assert not moved.alive
 
 
+@pytest.mark.parametrize("start", [0, 5, 3 * SEGMENT])
+def test_what_is_decrypted_is_not_read_again_to_be_written_out(start: int) -> None:
+    version = Version({PATH: DATA})
+    with version.model(obligations=UNSCREENED) as model:
+        resident = model.lend(PATH)
+        payload = Geometry(SEGMENT).payload
+        resident.need(2 * payload, 4 * payload)
+        reads = version.readers[PATH].reads
+        reads.clear()
+        out = bytearray(len(DATA) - start)
+        resident.fill(memoryview(out), start)
+        assert out == DATA[start:]
+        after = (4 * payload, len(DATA) - 4 * payload)
+        assert reads == ([(start, 2 * payload - start), after] if start < payload else [after])
+
+
 def test_a_moved_file_that_was_let_go_comes_back_in_the_same_kind_of_memory() -> None:
     with Version({PATH: DATA}).model(obligations=UNSCREENED) as model:
         resident = model.lend(PATH)

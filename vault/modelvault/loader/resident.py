@@ -115,9 +115,10 @@ class Resident:
             if self._memories is not memories:
                 before, moved = self._region, memories(self.entry, self._holder)
                 if before is not None:
-                    for begin, end in self._filled_runs():
-                        with before.view(begin, end) as view:
-                            moved.fill(begin, end, partial(_copy, view))
+                    for begin, end, here in self._runs(0, self.size):
+                        if here:
+                            with before.view(begin, end) as view:
+                                moved.fill(begin, end, partial(_copy, view))
                     before.abandon()
                 self._memories, self._region = memories, moved
             return self._mapped()
@@ -133,13 +134,15 @@ class Resident:
         """Write the file's bytes from `start` on into the whole of `out`, keeping nothing but what
         is in memory already. `count` gets how many bytes were written, after each stride."""
         for begin, end in self._strides(start, start + len(out)):
-            with self._lock, out[begin - start : end - start] as part:
+            with self._lock:
                 self._gate.check()
-                if next(self._gaps(begin, end), None) is None:
-                    with self._mapped().view(begin, end) as view:
-                        part[:] = view
-                else:
-                    self._read(begin, part)
+                for first, last, here in self._runs(begin, end):
+                    with out[first - start : last - start] as part:
+                        if here:
+                            with self._mapped().view(first, last) as view:
+                                part[:] = view
+                        else:
+                            self._read(first, part)
             count(end - begin)
 
     def named(self, error: ModelVaultError) -> ModelVaultError:
@@ -229,13 +232,16 @@ class Resident:
             yield position * self._payload, min(stop * self._payload, self.size)
             position = stop
 
-    def _filled_runs(self) -> Iterator[tuple[int, int]]:
-        """Ranges of whole segments that are decrypted, in order."""
-        position = 0
-        for begin, end in [*self._gaps(0, self.size), (self.size, self.size)]:
-            if position < begin:
-                yield position, begin
-            position = end
+    def _runs(self, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
+        """These bytes in order, in runs that are decrypted or aren't yet."""
+        position = begin
+        for first, last in self._gaps(begin, end):
+            if position < first:
+                yield position, first, True
+            position = min(last, end)
+            yield max(first, begin), position, False
+        if position < end:
+            yield position, end, True
 
     def _nothing(self) -> bytearray:
         return bytearray(self._segments(self.size))
