@@ -21,7 +21,6 @@ import pytest
 from modelvault import connect, wiring
 from modelvault.client.session import Session
 from modelvault.errors import AccessDenied
-from modelvault.running.tree import Process
 from support import runs
 from support.homes import isolated
 from support.runs import KINDS, eventually, run, started, words
@@ -334,43 +333,12 @@ def test_signals_of_other_processes_reach_the_command(vault: Session, number: in
     assert (told, errors, process.returncode) == ("told\n", "", 9)
 
 
-# What is left when any one of a run's processes is killed. The command has a file open, a child,
-# and a daemon that nobody waits for.
-TREE = (
-    "sh", "-c",
-    "exec 3<{model}/weights.gguf; sleep 1001 & (setsid sh -c 'echo ready; exec sleep 1003' &); "
-    "sleep 1002",
-)  # fmt: skip
-
-
-def who_is_who(front: int) -> tuple[list[Process], dict[str, int]]:
-    """All processes of a run of TREE, and some of them by what they are."""
-    started_last = {"sleep 1001 ", "sleep 1003 "}
-    eventually(lambda: started_last <= {runs.program(one) for one in runs.family(front)})
-    everybody = runs.family(front)
-    programs = {runs.program(one): one for one in everybody}
-
-    def named(start: str) -> Process:
-        return next(one for line, one in programs.items() if line.startswith(start))
-
-    command = named("sh -c exec")
-    warden = next(one for one in everybody if one.pid == command.parent)
-    return everybody, {
-        "front": front,
-        "holder": warden.parent,
-        "warden": warden.pid,
-        "command": command.pid,
-        "child": named("sleep 1001").pid,
-        "daemon": named("sleep 1003").pid,
-    }
-
-
-@pytest.mark.parametrize("victim", ["front", "holder", "warden", "command", "child", "daemon"])
+@pytest.mark.parametrize("victim", runs.VICTIMS)
 @pytest.mark.parametrize("kind", ["user", "links"])
 def test_a_kill_of_any_process_leaves_nothing(vault: Session, kind: str, victim: str) -> None:
-    with started("m:prod", *TREE, kind=kind, options=("-v",)) as process:
+    with started("m:prod", *runs.TREE, kind=kind, options=("-v",)) as process:
         assert process.stdout.readline() == "ready\n"
-        everybody, victims = who_is_who(process.pid)
+        everybody, victims = runs.who_is_who(process.pid)
         assert len(set(victims.values())) == len(victims)
         assert len(vault.leases()) == 1
         os.kill(victims[victim], signal.SIGKILL)
@@ -563,9 +531,9 @@ def test_isolated_memory_is_refused_elsewhere(vault: Session, tmp_path: Path) ->
 
 def test_what_earlier_runs_left_is_removed(vault: Session) -> None:
     """Where all processes of a run were killed at one moment, names are left, and no contents."""
-    with started("m:prod", *TREE, kind="links") as process:
+    with started("m:prod", *runs.TREE, kind="links") as process:
         assert process.stdout.readline() == "ready\n"
-        everybody, _ = who_is_who(process.pid)
+        everybody, _ = runs.who_is_who(process.pid)
         for pid in (process.pid, *(one.pid for one in everybody)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -61,7 +61,7 @@ def words(
 def need_user_namespaces() -> None:
     """Skip where a test can't prepare a machine without private mounts."""
     if subprocess.run([*_NO_MOUNTS, "true"], check=False, capture_output=True).returncode:
-        _lacks("user namespaces, and unshare and setpriv")
+        lacks("user namespaces, and unshare and setpriv")
 
 
 def need_private_mounts() -> None:
@@ -72,20 +72,28 @@ def need_private_mounts() -> None:
     )
     line = [sys.executable, "-c", probe, tempfile.gettempdir()]
     if subprocess.run(line, check=False).returncode:
-        _lacks("private mounts")
+        lacks("private mounts")
 
 
-def _lacks(what: str) -> None:
+def lacks(what: str) -> None:
+    """Skip a test here, and fail under CI."""
     message = f"this machine doesn't allow {what}"
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
 
 
-def run(reference: str, *command: str, kind: str = "private", options=(), **settings: Any):
+def run(
+    reference: str,
+    *command: str,
+    kind: str = "private",
+    options=(),
+    ours=(str(BIN / "modelvault"),),
+    **settings: Any,
+):
     """To its end. `settings` as subprocess has them."""
     settings = {"capture_output": True, "text": True, "timeout": PATIENCE_S, **settings}
-    line = words(reference, *command, kind=kind, options=options)
+    line = words(reference, *command, kind=kind, options=options, ours=ours)
     return subprocess.run(line, check=False, **settings)
 
 
@@ -150,3 +158,35 @@ def eventually(is_so: Callable[[], object], what: str = "it never came") -> None
     while not is_so():
         assert time.monotonic() < end, what
         time.sleep(0.02)
+
+
+# What is left when any one of a run's processes is killed. The command has a file open, a child,
+# and a daemon that nobody waits for.
+TREE = (
+    "sh", "-c",
+    "exec 3<{model}/weights.gguf; sleep 1001 & (setsid sh -c 'echo ready; exec sleep 1003' &); "
+    "sleep 1002",
+)  # fmt: skip
+VICTIMS = ("front", "holder", "warden", "command", "child", "daemon")
+
+
+def who_is_who(front: int) -> tuple[list[tree.Process], dict[str, int]]:
+    """All processes of a run of TREE, and some of them by what they are."""
+    started_last = {"sleep 1001 ", "sleep 1003 "}
+    eventually(lambda: started_last <= {program(one) for one in family(front)})
+    everybody = family(front)
+    programs = {program(one): one for one in everybody}
+
+    def named(start: str) -> tree.Process:
+        return next(one for line, one in programs.items() if line.startswith(start))
+
+    command = named("sh -c exec")
+    warden = next(one for one in everybody if one.pid == command.parent)
+    return everybody, {
+        "front": front,
+        "holder": warden.parent,
+        "warden": warden.pid,
+        "command": command.pid,
+        "child": named("sleep 1001").pid,
+        "daemon": named("sleep 1003").pid,
+    }
