@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import json
 import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,6 +75,55 @@ def test_eight_ranks_cost_what_one_does(
     print(f"read {read / model.size:.4f}, memory {memory / model.size:.4f} of the model")
     loads = [entry for entry in vault.entries(limit=100).entries if entry.action == "load"]
     assert [entry.outcome for entry in loads] == ["allowed"]
+
+
+@contextmanager
+def job(reference: str, *words: str, **settings: Any) -> Iterator[subprocess.Popen[str]]:
+    """`support.ranks` under `modelvault run`, once it is ready."""
+    kind = "private" if os.geteuid() == 0 else "links"  # others can't look into a private run
+    path = os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "PYTHONPATH": path}
+    line = (sys.executable, "-m", "support.ranks", *words)
+    with runs.started(
+        reference, *line, kind=kind, stdin=subprocess.PIPE, env=env, **settings
+    ) as process:
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        yield process
+
+
+def read_by_the_holder(front: int) -> int:
+    """Bytes since it began, as the kernel counts them."""
+    (holder,) = [one.pid for one in runs.family(front) if one.parent == front]
+    return int(Path(f"/proc/{holder}/io").read_text().split()[1])  # rchar
+
+
+@pytest.mark.parametrize("options", [("--stream",), ()], ids=["attached", "files"])
+def test_eight_ranks_of_a_run_cost_what_one_does(
+    vault: Session, sums: dict[str, int], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """All that the holder reads but for its own code, and the memory of every process."""
+    size = sum(path.stat().st_size for path in (tmp_path / "model").iterdir())
+    folder = () if options else ("{model}",)
+    vault.create("small")
+    vault.save({"w": np.arange(7)}, "small")
+    with job("small", "1", *folder, options=options) as process:
+        code = read_by_the_holder(process.pid)
+    with job("m", str(RANKS), *folder, options=options) as process:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        seen = json.loads(process.stdout.readline())
+        everybody = [process.pid, *(one.pid for one in runs.family(process.pid))]
+        memory = sum(pss(pid) for pid in everybody)
+        read = read_by_the_holder(process.pid) - code
+        (lease,) = vault.leases("m")
+        codes, errors = process.communicate("end\n", timeout=runs.PATIENCE_S)
+    assert (json.loads(codes), process.returncode, errors) == ([0] * RANKS, 0, "")
+    assert seen == {str(number): sums for number in range(RANKS)}
+    assert len(everybody) > RANKS + 3  # they, and those that look after them
+    assert size <= read <= MOST * size
+    assert 0.95 * size <= memory <= MOST * size
+    print(f"read {read / size:.4f}, memory {memory / size:.4f} of the model")
+    assert [each.id for each in vault.leases("m", ended=True)] == [lease.id]
 
 
 RANK = """
