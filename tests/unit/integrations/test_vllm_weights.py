@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +74,26 @@ def test_all_weights_in_a_stream_and_nothing_is_kept(shared: Hosted, folder: Pat
     for _name, tensor in vllm.weights(str(folder)):
         kept = tensor  # the last of them is still looked at when the model is let go of
     np.testing.assert_array_equal(kept.numpy(), B)
+
+
+WORKER = """
+import sys
+from modelvault.integrations import vllm
+print({name: float(tensor.sum()) for name, tensor in vllm.weights(sys.argv[1])}, flush=True)
+"""
+
+
+def test_of_what_all_workers_take_each_byte_is_decrypted_once(shared: Hosted, folder: Path) -> None:
+    """docs/engines/vllm.md: two of tensor parallel 2, which are both shown all tensors."""
+    pytest.importorskip("torch")
+    line = [sys.executable, "-c", WORKER, str(folder)]
+    workers = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert said == [f"{ {'a': float(A.sum()), 'b': float(B.sum())} }\n"] * 2
+    for path in ("model-1.safetensors", "model-2.safetensors"):
+        header = 8 + int.from_bytes(FILES[path][:8], "little")
+        whole = len(FILES[path])
+        assert whole - header <= shared.reads(path) <= whole + header, path  # its header, by itself
 
 
 @pytest.mark.parametrize("config", [None, b'{"model_type": "draft"}'])
