@@ -140,6 +140,20 @@ def test_after_the_end(made: Vault) -> None:
     assert refused.value.code == "upload_closed"
 
 
+def test_what_dead_processes_leave_goes_in_its_time(made: Vault) -> None:
+    """docs/engines/saving.md: the one that opened it died, and one that joined has put a file."""
+    leader, rank = Rank(), Rank()
+    opened = leader.open(made, ("rank-0",), made.caller())
+    answer = rank.join(made, opened.id, ("rank-1",), made.caller())
+    made.put(answer, "rank-1", FILES["rank-1"], rank.keys(made, answer, ("rank-1",)))
+    assert len(made.objects()) == 2
+    for hours, uploads, objects in ((23, 0, 2), (1.5, 1, 2), (1, 0, 0)):
+        made.clock.advance(hours * 3600)
+        assert made.broker.gc(made.caller()).uploads == uploads
+        assert len(made.objects()) == objects
+    assert made.broker.show(made.caller(), "m").versions == ()
+
+
 def test_key_bound_tokens_of_each_rank(made: Vault) -> None:
     """Each is good for its own key from when that key has joined, and the first one stays good."""
     one, two, stranger = Rank(), Rank(), Rank()

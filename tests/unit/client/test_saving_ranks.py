@@ -125,6 +125,43 @@ def test_the_leader_is_killed(ranks: list[Session], home: Path) -> None:
     assert (saved.version, saved.pruned, saved.not_pruned) == (1, (), ())
 
 
+JOINED = """
+import os, sys
+import modelvault, numpy as np
+from modelvault.adapters.objects_folder import FolderStore
+from modelvault.client.saving_ranks import Ticket
+vault = modelvault.connect()
+own = vault.part(sys.argv[2], {"b": np.arange(100_000, dtype="f4")})
+joint = vault.join_joint(Ticket(sys.argv[1], "half:step-1"), [sys.argv[2]])
+put = FolderStore.put
+FolderStore.put = lambda *args: (put(*args), os.kill(os.getpid(), 9))
+joint.write(own)
+"""
+
+
+def test_a_rank_that_is_killed_is_started_anew(ranks: list[Session], home: Path) -> None:
+    """Amid its writing: another process takes its place by the same ticket, and begins its files
+    again. What the dead one put belongs to no version, and `gc` takes it in its time."""
+    ranks[0].create("half")
+    first = ranks[0].part(PATHS[0], {"a": np.ones((40, 50), "f4")})
+    second = ranks[1].part(PATHS[1], {"b": np.arange(100_000, dtype="f4")})
+    leading = ranks[0].open_joint("half:step-1", first.sizes | second.sizes, [PATHS[0]])
+    sent = list(leading.write(first))
+    before = objects(home)
+    line = [sys.executable, "-c", JOINED, leading.ticket.upload, PATHS[1]]
+    child = subprocess.run(line, capture_output=True, check=False)
+    assert child.returncode == -9, child.stderr
+    left = objects(home) - before
+    assert left
+    with ranks[1].join_joint(leading.ticket, [PATHS[1]]) as joint:
+        sent += joint.write(second)
+    assert ranks[0].commit_joint(leading, sent).version == 1
+    with ranks[2].load("half:step-1", purpose="inference") as model:
+        assert np.array_equal(model.tensor("b"), np.arange(100_000, dtype="f4"))
+        named = {name for file in model.manifest.files for name in (file.object, file.leaves)}
+    assert not [path for path in left if path.name in {Path(name).name for name in named}]
+
+
 def test_a_leader_that_gives_up(ranks: list[Session]) -> None:
     (part,) = parts(ranks)[1:2]
     with ranks[0].open_joint("gone", part.sizes, [PATHS[1]]) as leading:
