@@ -279,6 +279,26 @@ def test_weights_are_left_out_and_taken_by_attaching(vault: Session) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["private", "links"])
+def test_a_temporary_folder_whose_path_is_long(vault: Session, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / ("x" * 150)
+    folder.mkdir()
+    script = (
+        "import modelvault, os\n"
+        "with modelvault.attach() as model:\n"
+        "    print(bytes(model.read_bytes('m.safetensors')))\n"
+        "print(os.environ['MODELVAULT_RUN'])"
+    )
+    ended = run(
+        "m:prod", sys.executable, "-c", script, kind=kind, options=("--stream",),
+        env=os.environ | {"TMPDIR": str(folder)},
+    )  # fmt: skip
+    read, where = ended.stdout.splitlines()
+    assert (read, ended.stderr) == (str(WEIGHTS), "")
+    assert Path(where).parent == folder
+    assert not list(folder.iterdir())
+
+
 DAEMON = """
 import modelvault, os, time
 parent = os.getpid()

@@ -24,7 +24,7 @@ from modelvault.errors import (
     NotFound,
     Unavailable,
 )
-from modelvault.sharing import peers
+from modelvault.sharing import address, peers
 from modelvault.sharing.address import SOCKET, VARIABLE
 from modelvault.sharing.host import MAX_OF_ONE, Host
 from support.hosts import Hosted, hosted, in_a_child, lasting
@@ -421,6 +421,37 @@ class TestFinding:
             Host(model, tmp_path / name).start()
         assert caught.value.code == "bad_socket_path"
         assert not [path for path in tmp_path.iterdir() if path.is_socket()]
+
+    @pytest.mark.parametrize("named", [True, False])
+    def test_a_folder_whose_path_no_address_has_room_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+    ) -> None:
+        folder = tmp_path / ("x" * 150)
+        folder.mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(folder))
+        more = {"socket_path": folder / SOCKET} if named else {}
+        descriptors = len(list(Path("/proc/self/fd").iterdir()))
+        with hosted(FILES, **more) as shared:
+            assert Path(shared.address).is_relative_to(folder)
+            assert Path(shared.address).stat().st_mode & 0o777 == 0o600
+            for _ in range(2):
+                with attach(shared.address) as model:
+                    np.testing.assert_array_equal(model.tensor("b"), ARRAYS["b"])
+        assert not list(folder.iterdir())
+        del shared, model
+        gc.collect()
+        assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
+        with pytest.raises(Unavailable) as gone:
+            attach(folder)
+        assert gone.value.code == "host_gone"
+
+    def test_such_a_folder_on_another_system(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(address.sys, "platform", "darwin")
+        with pytest.raises(InvalidRequest, match="longer than 107 bytes") as caught:
+            address.make(tmp_path / ("x" * 150) / SOCKET)
+        assert caught.value.code == "bad_socket_path"
 
     def test_what_killed_holders_left_is_removed_by_the_next(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
