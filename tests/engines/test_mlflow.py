@@ -196,7 +196,7 @@ def test_a_revocation_takes_the_files_and_a_load_asks_anew(
     churn: str, vault: Session, logged: Any
 ) -> None:
     place = Path(logged.download_artifacts("a.dat"))
-    plugin._leases._over(f"{churn}@2", "revoked")
+    plugin._leases._held[f"{churn}@2"].end("revoked")
     assert not place.exists()
     assert Path(logged.download_artifacts("a.dat")).exists()
     assert len(vault.leases(churn, ended=True)) > 1
@@ -211,6 +211,25 @@ def test_a_destination_on_a_disk_is_an_export(
     assert files_in(out) == ["model/a.dat", "model/sub/b.dat"]
     assert {lease.action for lease in vault.leases(churn, ended=True)} == {"export"}
     assert {path.stat().st_mode & 0o777 for path in out.rglob("*.dat")} == {0o600}
+
+
+def test_files_are_gone_before_the_leases(
+    logged: Any, ram: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that takes its time leaves nothing in a folder meanwhile."""
+    place = Path(logged.download_artifacts("model"))
+    assert files_in(place) == ["a.dat", "sub/b.dat"]
+    leases, seen = plugin._leases, []
+    assert leases is not None
+    close = leases.close
+
+    def closing() -> None:
+        seen.append(files_in(place))
+        close()
+
+    monkeypatch.setattr(leases, "close", closing)
+    plugin.close()
+    assert seen == [[]]
 
 
 def test_an_export_that_the_policy_refuses(

@@ -5,9 +5,13 @@ from collections.abc import Callable
 
 import pytest
 
-from modelvault.access import Obligations
+from modelvault.access import Caller, Obligations
+from modelvault.adapters.broker_http import Address, Connection, RemoteBroker
+from modelvault.client import keeper as module
+from modelvault.client.asking import Asked
 from modelvault.client.keeper import Keeper
 from modelvault.client.lease_state import begin
+from modelvault.clock import boot_ms
 from modelvault.errors import (
     AccessDenied,
     AuthenticationError,
@@ -16,6 +20,7 @@ from modelvault.errors import (
     Unavailable,
 )
 from modelvault.lease import Renewal
+from support.servers.fake_http import FakeServer, Reply
 
 GRANTED = Renewal(
     ttl_s=3, expires_at="2026-01-01T00:00:00.000Z", obligations=Obligations(grace_s=2)
@@ -127,6 +132,91 @@ def test_an_outage_that_ends_in_the_grace_costs_nothing() -> None:
     assert ends == ["revoked"]
     assert len(broker.asked) == 5
     assert time.now - start > 3_000
+
+
+class Silent:
+    """A broker that answers nothing before it is let go."""
+
+    def __init__(self) -> None:
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def __call__(self) -> Renewal:
+        self.asked.set()
+        assert self.go.wait(20)
+        return GRANTED
+
+
+def test_the_lease_ends_in_the_middle_of_a_renewal() -> None:
+    """Whatever the broker does: it is told of, and a late answer brings nothing back."""
+    time, ends, broker = Time(), [], Broker(GRANTED)
+    silent = broker.renew = Silent()  # type: ignore[method-assign]
+    made = keeper(broker, time, ends)
+    made.start()
+    assert silent.asked.wait(10)
+    assert made._thread.is_alive()
+    time.now += 5_000
+    made._thread.join(10)
+    assert ends == ["lease_expired"]
+    silent.go.set()
+    assert made._asked.done(10)
+    with pytest.raises(AccessDenied):
+        made.check()
+
+
+def test_a_close_waits_for_no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for a renewal nor for the lease to be given back, which comes when it comes."""
+    monkeypatch.setattr(module, "_STOP_S", 0.2)
+    time, ends, broker = Time(), [], Broker(GRANTED)
+    silent = broker.renew = Silent()  # type: ignore[method-assign]
+    back, let = threading.Event(), threading.Event()
+
+    def release() -> None:
+        assert let.wait(20)
+        back.set()
+
+    broker.release = release  # type: ignore[method-assign]
+    made = keeper(broker, time, ends)
+    made.start()
+    assert silent.asked.wait(10)
+    made.stop()
+    assert not made._thread.is_alive()
+    assert not back.is_set()
+    let.set()
+    assert back.wait(10)
+    silent.go.set()
+    assert ends == []
+
+
+def test_without_a_further_thread_it_is_asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    assert Asked(lambda: 7, "here").answer() == 7
+    with pytest.raises(ZeroDivisionError):
+        Asked(lambda: 1 // 0, "here").answer()
+
+
+def test_an_answer_that_comes_a_byte_at_a_time_ends_no_lease_late() -> None:
+    """A real connection, and the machine's own clock."""
+    headers = {"Content-Type": "application/json", "Modelvault-Api": "1"}
+    ends: list[str] = []
+    with FakeServer(lambda _asked: Reply(200, b" " * 4000, headers, drip=0.05)) as server:
+        broker = RemoteBroker(Connection(Address(url=server.url)))
+        caller = Caller(token="a.b.c")
+        made = Keeper(
+            begin(boot_ms(), 1, 0, 300),
+            subject="default/m@1",
+            renew=lambda: broker.renew(caller, "0" * 32, "h"),
+            release=lambda: None,
+            on_end=ends.append,
+            clock=boot_ms,
+        )
+        made.start()
+        made._thread.join(15)  # the answer would take 200 s, its client waits for 30 s
+        assert ends == ["lease_expired"]
+        assert len(server.asked) == 1
+        broker.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

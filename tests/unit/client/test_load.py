@@ -10,6 +10,7 @@ import pytest
 
 from modelvault.access import Caller, Obligations
 from modelvault.artifact.trust import Seen
+from modelvault.client import keeper as keeping
 from modelvault.client import load as loading
 from modelvault.client.keys import OneTimeKey
 from modelvault.client.load import take
@@ -324,6 +325,40 @@ def test_closing_the_session_closes_its_models(vault: Vault) -> None:
     assert model.closed
     session.close()
     assert len(vault.broker.released) == 1
+
+
+def test_a_broker_that_never_answers_holds_no_close_up(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told last, when memory and keys are gone."""
+    monkeypatch.setattr(keeping, "_STOP_S", 0.1)
+    models = [vault.session.load(name, purpose="inference") for name in ("m:prod", "other:prod")]
+    for model in models:
+        model.read_bytes("a.dat")
+    of_lease = {
+        grant.lease.id: (grant.lease.model, list(grant._keys.values()))
+        for grant in gc.get_objects()
+        if isinstance(grant, loading.Grant) and grant._context is vault.context
+    }
+    begun, answer = threading.Semaphore(0), threading.Event()
+    left: list[bool] = []
+
+    def release(caller: Caller, lease: str) -> None:
+        name, keys = of_lease[lease]
+        (model,) = (each for each in models if each.manifest.model == name)
+        memory = [resident.alive for resident in model._residents.values()]
+        left.append(any(memory) or not all(key.wiped for key in keys))
+        begun.release()
+        assert answer.wait(20)
+        HonestBroker.release(vault.broker, caller, lease)
+
+    monkeypatch.setattr(vault.broker, "release", release)
+    vault.session.close()
+    assert all(model.closed for model in models)
+    assert all(begun.acquire(timeout=20) for _ in models)
+    assert left == [False, False]
+    assert vault.broker.released == []
+    answer.set()
 
 
 def test_a_session_with_views_alive_stays_open(vault: Vault) -> None:

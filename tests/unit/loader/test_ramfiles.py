@@ -7,13 +7,22 @@ import mmap
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modelvault.access import Obligations
-from modelvault.errors import AccessDenied, Conflict, InvalidRequest, Unavailable
+from modelvault.errors import (
+    AccessDenied,
+    Conflict,
+    InvalidRequest,
+    ModelVaultError,
+    Unavailable,
+)
+from modelvault.loader import ramfiles
 from modelvault.loader.ramfiles import RamFiles, wipe
 from support.loading import Version
 
@@ -110,6 +119,64 @@ def test_a_fill_that_fails_leaves_nothing(root: Path) -> None:
     assert not (root / "a").exists()
     assert "a" not in files
     add(files, "a", b"now")
+
+
+@pytest.mark.parametrize("then", ["it goes on", "it fails"])
+def test_closing_waits_for_no_store(root: Path, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
+    """What is filled at that moment loses its name with the others, and is wiped by who fills it,
+    when he comes to it."""
+    monkeypatch.setattr(ramfiles, "_FILLING_S", 0.1)
+    files = RamFiles(root)
+    add(files, "whole", b"x")
+    begun, answer = threading.Event(), threading.Event()
+    outcome: list[str] = []
+
+    def fill(view: memoryview) -> None:
+        view[:3] = b"abc"
+        begun.set()
+        assert answer.wait(20)
+        view[3:] = b"defg"
+        if then == "it fails":
+            raise Unavailable("store_unreachable", "no")
+
+    def filling() -> None:
+        with pytest.raises(ModelVaultError) as caught:
+            files.add("deep/slow", 7, fill)
+        outcome.append(caught.value.code)
+
+    thread = threading.Thread(target=filling)
+    thread.start()
+    assert begun.wait(20)
+    with (root / "deep/slow").open("rb", buffering=0) as reader:
+        files.close()
+        assert list(root.iterdir()) == []
+        assert reader.read(3) == b"abc"
+        (root / "deep").mkdir()
+        (root / "deep/slow").write_text("the next one's")
+        answer.set()
+        thread.join(20)
+        reader.seek(0)
+        assert reader.read() == bytes(7)
+    assert outcome == ["closed" if then == "it goes on" else "store_unreachable"]
+    assert (root / "deep/slow").read_text() == "the next one's"
+
+
+def test_a_file_that_is_begun_while_all_are_removed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = RamFiles(root)
+    opened = os.open
+
+    def meanwhile(*what: Any, **more: Any) -> int:
+        monkeypatch.setattr(os, "open", opened)
+        files.closed = True
+        return opened(*what, **more)
+
+    monkeypatch.setattr(os, "open", meanwhile)
+    with pytest.raises(Conflict) as refused:
+        files.add("a", 1, lambda _view: pytest.fail("nothing is decrypted"))
+    assert refused.value.code == "closed"
+    assert list(root.iterdir()) == []
 
 
 def test_what_is_there_already_is_left_alone(root: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from modelvault.access import Obligations
 from modelvault.errors import AccessDenied, Conflict, InvalidRequest, Unavailable
+from modelvault.loader import ramfiles
 from modelvault.loader.model import Model
 from modelvault.running.hold import Hold
 
@@ -116,6 +117,45 @@ def test_the_mark_goes_before_the_files(root: Path, model: Model) -> None:
         held._files.close = closing  # type: ignore[method-assign]
     assert seen == [False]
     assert list(root.iterdir()) == []
+
+
+def test_a_revocation_while_a_store_doesnt_answer(
+    root: Path, fake: FakeModel, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there already goes at once, whatever becomes of the rest."""
+    monkeypatch.setattr(ramfiles, "_FILLING_S", 0.1)
+    seen: list[list[str]] = []
+
+    def stall() -> None:
+        if (root / "deep").exists():  # the second file is on its way, the first is there
+            revoking = threading.Thread(target=held.on_revoked, args=["revoked"])
+            revoking.start()
+            revoking.join(20)
+            seen.append([path.name for path in root.iterdir()])
+
+    fake.during = stall
+    with pytest.raises(AccessDenied, match="was emptied") as over, Hold(root) as held:
+        held.fill(model)
+    assert over.value.code == "revoked"
+    assert seen == [[".modelvault"]]
+    assert list(root.iterdir()) == []
+
+
+def test_a_mark_that_comes_too_late(
+    root: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch = Path.touch
+    with Hold(root) as held:
+
+        def late(path: Path, mode: int) -> None:
+            held.on_revoked("revoked")
+            touch(path, mode)
+
+        monkeypatch.setattr(Path, "touch", late)
+        held.fill(model)
+        assert [path.name for path in root.rglob("*")] == [".modelvault"]
+        with pytest.raises(AccessDenied):
+            held.wait(model)
 
 
 def test_a_fill_that_fails_leaves_no_mark(root: Path, fake: FakeModel, model: Model) -> None:
