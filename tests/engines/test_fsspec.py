@@ -354,6 +354,43 @@ def test_chains_that_write_to_a_disk(fs: Any, name: str) -> None:
     assert "modelvault export" in refused.value.hint
 
 
+LAYERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "dir": ("x.csv", lambda fs: fsspec.filesystem("dir", path="data@1", fs=fs)),
+    "zip": (
+        "inner.txt",
+        lambda _fs: fsspec.filesystem(
+            "zip", fo="modelvault://data@1/z.zip", target_options=OPTIONS
+        ),
+    ),
+    "zip in a folder": (
+        "inner.txt",
+        lambda fs: fsspec.filesystem(
+            "zip", fo=fsspec.filesystem("dir", path="data@1", fs=fs).open("z.zip")
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("cache", CACHES)
+def test_caches_around_what_is_around_ours(scene: Scene, fs: Any, cache: str, layer: str) -> None:
+    """They never call ours: they read files that somebody between has opened."""
+    path, make = LAYERS[layer]
+    between = make(fs)
+    assert between.cat(path), "without a cache it can be read"
+    storage = Path(tempfile.mkdtemp())
+    around = fsspec.filesystem(
+        cache, fs=between, cache_storage=str(storage), skip_instance_cache=True
+    )
+    for call in (lambda: around.open(path).read(), lambda: around.cat(path)):
+        with pytest.raises(AccessDenied) as refused:
+            call()
+        assert refused.value.code == "plaintext_to_disk"
+    kept = [file.read_bytes() for file in storage.rglob("*") if file.name != "cache"]
+    assert not any(b"".join(kept)), "at most an empty file, or one of zeros"
+    assert between.cat(path), "and can be read afterwards"
+
+
 def test_no_local_name_without_a_cache(scene: Scene) -> None:
     with pytest.raises(ValueError, match="local_file=True"):
         fsspec.open_local("modelvault://data@1/x.csv", **OPTIONS)

@@ -12,15 +12,15 @@ file system lives, so fsspec's own caches, which keep plaintext in ordinary memo
 
 from __future__ import annotations
 
-import io
 import weakref
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from modelvault.errors import AccessDenied, InvalidRequest, NotFound
+from modelvault.errors import InvalidRequest, NotFound
 from modelvault.integrations.addresses import SCHEME, Address
+from modelvault.integrations.fsspec_file import File, look_who_reads, on_a_disk
 from modelvault.integrations.leases import Leases
 from modelvault.loader.model import Model
 from modelvault.manifest import FileEntry
@@ -49,20 +49,6 @@ _HERE = object()  # only our own `open` has it: see `_open`
 
 class NoFile(NotFound, FileNotFoundError):
     """There is no such file, version or model, or the caller may not know: as fsspec knows it."""
-
-
-class File(io.BufferedReader):
-    """A file of a version: binary, seekable, read-only; errors as `Model.open`.
-
-    Keeps its file system, and with it the lease, until it is closed or forgotten.
-    """
-
-    def __init__(self, model: Model, fs: ModelVaultFileSystem, address: Address, size: int) -> None:
-        """`size` in bytes."""
-        super().__init__(model.open(address.path).detach())
-        self.fs = fs
-        self.path = str(address)
-        self.size = size
 
 
 class ModelVaultFileSystem(AbstractFileSystem):  # type: ignore[misc, unused-ignore]
@@ -120,6 +106,7 @@ class ModelVaultFileSystem(AbstractFileSystem):  # type: ignore[misc, unused-ign
 
     def info(self, path: str, **_options: object) -> Info:
         """The entry of a file or a folder, as in `ls`."""
+        look_who_reads()  # a cache of blocks takes those that it wasn't given for zeros
         address = Address.parse(path)
         model = self._model(address)
         found = _file(model, address)
@@ -149,6 +136,11 @@ class ModelVaultFileSystem(AbstractFileSystem):  # type: ignore[misc, unused-ign
             self._read_only()
         return super().open(path, mode, **options | {"opened_by": _HERE})
 
+    def cat_ranges(self, *args: Any, **options: Any) -> list[Any]:  # noqa: ANN401
+        """As fsspec's; who may not read is told so at once, and not in the place of bytes."""
+        look_who_reads()
+        return list(super().cat_ranges(*args, **options))
+
     def path(self, path: str) -> Path:
         """The name of a file or folder in memory, for what opens nothing else
         (`safetensors.safe_open`): see `Model.path`. It is there as long as this file system."""
@@ -170,7 +162,7 @@ class ModelVaultFileSystem(AbstractFileSystem):  # type: ignore[misc, unused-ign
 
     def get_file(self, *_args: object, **_options: object) -> NoReturn:
         """Refused: it would put plaintext on a disk."""
-        raise _on_a_disk()
+        raise on_a_disk()
 
     get = get_file
 
@@ -189,7 +181,7 @@ class ModelVaultFileSystem(AbstractFileSystem):  # type: ignore[misc, unused-ign
         # Whoever calls this and not `open` is a file system around this one. Those that cache
         # blocks hang a file on a disk into what they get here, and fill it.
         if opened_by is not _HERE:
-            raise _on_a_disk()
+            raise on_a_disk()
         address = Address.parse(path)
         model = self._model(address)
         entry = model.manifest.file(address.path)
@@ -285,14 +277,4 @@ def _missing(address: Address) -> NoFile:
         "no_file",
         f"{address.reference} has no {address.path!r} that this lease is for",
         f"see fs.ls({address.reference!r})",
-    )
-
-
-def _on_a_disk() -> AccessDenied:
-    return AccessDenied(
-        "plaintext_to_disk",
-        "this would put plaintext on a disk, which is an export and not a load",
-        "open modelvault:// itself, without simplecache::, filecache::, blockcache:: or get(); "
-        "fs.path(...) gives a name in memory; `modelvault export` asks for plaintext on a disk",
-        reasons=["plaintext_to_disk"],
     )
