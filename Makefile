@@ -56,9 +56,12 @@ engines: $(VENV)/.engines $(VENV)/.project
 
 vllm: $(VLLM)/.project
 
+# A file of tests is one worker's, so that what it starts is started once. Hundreds of short-lived
+# Pythons read compiled modules, also where the environment forbids to write them.
 test: install
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term \
-		--cov-fail-under=95 $(PYTEST)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) \
+		--dist loadfile --no-loadscope-reorder \
+		--cov --cov-report=term --cov-fail-under=95 $(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .

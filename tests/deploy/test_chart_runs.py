@@ -17,8 +17,7 @@ from support.dockerfile import healthcheck
 from support.homes import safetensors_bytes
 from support.release import NAMESPACE, Installed
 
-# Brought up once: all of it in one process.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chart")]
+pytestmark = pytest.mark.slow
 
 JOBS = f"cluster:serviceaccount:{NAMESPACE}:mv-job"
 WEIGHTS = {"embed.weight": np.arange(200_000, dtype=np.float32), "steps": np.array([1, 2, 3])}

@@ -19,8 +19,7 @@ from support.container import Container, give
 from support.homes import safetensors_bytes
 from support.servers.process import Process
 
-# Brought up once: all of it in one process.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("compose")]
+pytestmark = pytest.mark.slow
 
 WEIGHTS = {"embed.weight": np.arange(200_000, dtype=np.float32), "steps": np.array([1, 2, 3])}
 

@@ -19,8 +19,6 @@ torch = need("torch")
 diffusers = need("diffusers")
 transformers = need("transformers")
 
-pytestmark = pytest.mark.xdist_group("transformers")  # one import of all that
-
 PROMPT = "a lighthouse"
 
 

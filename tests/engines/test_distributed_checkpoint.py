@@ -73,7 +73,6 @@ def ranks(home: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str
     return [json.loads(said.splitlines()[-1]) for said, _ in ended]
 
 
-@pytest.mark.xdist_group("checkpoint_ranks")  # three processes are started once
 class TestProcesses:
     def test_each_had_the_keys_of_its_own_file_alone(self, ranks: list[dict[str, Any]]) -> None:
         first, second, third = (told["keys"] for told in ranks)

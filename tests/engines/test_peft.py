@@ -19,7 +19,6 @@ transformers = need("transformers")
 peft = need("peft")
 
 pytestmark = [
-    pytest.mark.xdist_group("transformers"),  # one import of all that for three modules
     # peft asks transformers by a name that goes away in its next version.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]

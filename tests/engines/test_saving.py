@@ -21,8 +21,6 @@ from support.models import tiny_llama
 torch = need("torch")
 transformers = need("transformers")
 
-pytestmark = pytest.mark.xdist_group("transformers")  # one import of all that
-
 MIB = 1 << 20
 STATE = 256 * MIB
 

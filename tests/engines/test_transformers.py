@@ -21,8 +21,6 @@ safetensors = need("safetensors")
 torch = need("torch")
 transformers = need("transformers")
 
-pytestmark = pytest.mark.xdist_group("transformers")  # one import of all that
-
 TOKENS = torch.arange(3, 60)[None]
 PROMPT = "A line of text, with ümlauts and <tool> calls"
 

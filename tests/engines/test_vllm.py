@@ -27,7 +27,7 @@ from support.engines import ROOT, need_vllm
 from support.models import tiny_llama
 from support.plaintext import Plaintext
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
 PATIENCE_S = 400
 PROMPTS = ("hello world", "The weights", "0123456789")

@@ -17,9 +17,6 @@ from safetensors.numpy import load_file, save_file
 from support.container import Container, Mount, give
 from support.servers.stack import Stack
 
-# One model, of one stack: all in one process.
-pytestmark = pytest.mark.xdist_group("hard places")
-
 UID = 54321
 
 FACTS = """
