@@ -9,13 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modelvault import connect, wiring
+from support.command import PROGRAM, call
 from support.homes import isolated
 
-COMMAND = Path(sys.executable).with_name("modelvault")
+Command = Callable[..., tuple[int, dict[str, Any]]]
 
 
 @pytest.fixture
@@ -27,25 +29,29 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
-def command(*words: str | bytes | Path) -> tuple[int, dict[str, object]]:
-    """Exit code and JSON document of a command."""
-    done = subprocess.run([COMMAND, "--json", *words], check=False, capture_output=True)
-    assert b"Traceback" not in done.stderr
-    return done.returncode, json.loads(done.stdout)
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Exit code and JSON document of a command, called in this process."""
+
+    def called(*words: str | Path) -> tuple[int, dict[str, Any]]:
+        told = call(capsys, "--json", *words)
+        assert "Traceback" not in told.err
+        return told.code, json.loads(told.out)
+
+    return called
 
 
-def nothing_is_left(home: Path, at_least_tried: bool = False) -> None:
+def nothing_is_left(command: Command, home: Path, at_least_tried: bool = False) -> None:
     code, shown = command("show", "m")
     assert code == 0
     assert shown["versions"] == []
     assert [path for path in (home / "objects").rglob("*") if path.is_file()] == []
     assert at_least_tried or not any(
-        entry["action"] == "push"
-        for entry in command("audit")[1]["entries"]  # type: ignore[union-attr,index]
+        entry["action"] == "push" for entry in command("audit")[1]["entries"]
     )
 
 
-def then_a_push_works(home: Path, tmp_path: Path) -> None:
+def then_a_push_works(command: Command, tmp_path: Path) -> None:
     good = tmp_path / "good"
     good.mkdir()
     (good / "a.dat").write_bytes(b"good")
@@ -53,12 +59,11 @@ def then_a_push_works(home: Path, tmp_path: Path) -> None:
     assert (code, pushed["version"]) == (0, 1)
 
 
-def folder(make: Callable[[Path], object]) -> Callable[[Path], bytes]:
-    def made(place: Path) -> bytes:
+def folder(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    def made(place: Path) -> None:
         place.mkdir()
         (place / "weights.dat").write_bytes(b"weights")
         make(place)
-        return os.fsencode(place)
 
     return made
 
@@ -78,15 +83,10 @@ def link(target: str) -> Callable[[Path], object]:
     return lambda place: (place / "link").symlink_to(target)
 
 
-def empty(place: Path) -> bytes:
-    place.mkdir()
-    return os.fsencode(place)
-
-
 # what lies there, what the message names
-REFUSED: dict[str, tuple[Callable[[Path], bytes], str]] = {
-    "missing": (os.fsencode, "model"),
-    "empty folder": (empty, "model"),
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda _place: None, "model"),
+    "empty folder": (Path.mkdir, "model"),
     "only folders": (folder(lambda p: [(p / "weights.dat").unlink(), (p / "x").mkdir()]), "model"),
     "link that leaves": (folder(link("/etc/passwd")), "link"),
     "link up": (folder(link("..")), "link"),
@@ -117,32 +117,34 @@ REFUSED: dict[str, tuple[Callable[[Path], bytes], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input(home: Path, tmp_path: Path, case: str) -> None:
+def test_bad_input(command: Command, home: Path, tmp_path: Path, case: str) -> None:
     make, named = REFUSED[case]
-    code, told = command("push", make(tmp_path / "model"), "m:prod")
+    make(tmp_path / "model")
+    code, told = command("push", tmp_path / "model", "m:prod")
     error = told["error"]
     assert code == 2, told
-    assert isinstance(error, dict)
     assert named in error["message"], error
     assert error["hint"]
-    nothing_is_left(home)
-    then_a_push_works(home, tmp_path)
+    nothing_is_left(command, home)
+    then_a_push_works(command, tmp_path)
 
 
-def test_a_hundred_thousand_small_files(home: Path, tmp_path: Path) -> None:
+def test_too_many_files_of_many_folders(command: Command, home: Path, tmp_path: Path) -> None:
     place = tmp_path / "many"
-    for folder_number in range(100):
-        (place / str(folder_number)).mkdir(parents=True)
-        for number in range(1000):
-            os.close(os.open(place / str(folder_number) / str(number), os.O_CREAT | os.O_WRONLY))
+    for number in range(12_000):
+        folder = place / str(number % 100)
+        folder.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(folder / str(number), os.O_CREAT | os.O_WRONLY))
     code, told = command("push", place, "m")
     assert code == 2
-    assert told["error"]["code"] == "too_many_files"  # type: ignore[index]
-    assert "10,000" in told["error"]["message"]  # type: ignore[index]
-    nothing_is_left(home)
+    assert told["error"]["code"] == "too_many_files"
+    assert "10,000" in told["error"]["message"]
+    nothing_is_left(command, home)
 
 
-def test_a_file_of_no_bytes_and_one_that_is_hidden(home: Path, tmp_path: Path) -> None:
+def test_a_file_of_no_bytes_and_one_that_is_hidden(
+    command: Command, home: Path, tmp_path: Path
+) -> None:
     place = tmp_path / "model"
     place.mkdir()
     (place / "empty").touch()
@@ -202,24 +204,24 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     subprocess.run(["umount", str(mounted)], check=True)
 
 
-def test_a_disk_that_fills_up_half_way(small_disk: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_half_way(command: Command, small_disk: Path, tmp_path: Path) -> None:
     place = tmp_path / "model"
     place.mkdir()
     for number in range(5):
         (place / f"{number}.dat").write_bytes(os.urandom(1 << 20))
     code, told = command("push", place, "m:prod")
     assert code == 6
-    assert told["error"]["code"] == "store_full"  # type: ignore[index]
-    assert str(small_disk) in told["error"]["message"]  # type: ignore[index]
-    nothing_is_left(small_disk, at_least_tried=True)
-    then_a_push_works(small_disk, tmp_path)
+    assert told["error"]["code"] == "store_full"
+    assert str(small_disk) in told["error"]["message"]
+    nothing_is_left(command, small_disk, at_least_tried=True)
+    then_a_push_works(command, tmp_path)
 
 
 def test_eight_processes_push_one_name_at_once(home: Path, tmp_path: Path) -> None:
     (tmp_path / "a.dat").write_bytes(b"a" * 100_000)
     running = [
         subprocess.Popen(
-            [COMMAND, "--json", "push", tmp_path / "a.dat", "m:prod"], stdout=subprocess.PIPE
+            [PROGRAM, "--json", "push", tmp_path / "a.dat", "m:prod"], stdout=subprocess.PIPE
         )
         for _ in range(8)
     ]
