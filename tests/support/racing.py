@@ -1,14 +1,17 @@
-"""Many processes that ask one ledger for leases at the same moment. As a program, one of them."""
+"""Many processes that ask one ledger for leases at the same moment. As a program, all of them:
+each is a fork of one that has imported everything and opened nothing."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from modelvault.adapters.ledger_sql import SqlLedger
 from modelvault.clock import utc_ms
@@ -28,57 +31,65 @@ class Outcome:
     details: dict[str, object] | None = None
 
 
+class Asked(NamedTuple):
+    """What each process asks for, with so many threads."""
+
+    url: str
+    threads: int
+    slots: int | None
+    budget: int | None
+
+
 def race(
     url: str, *, processes: int, threads: int, slots: int | None, budget: int | None
 ) -> list[Outcome]:
     """What they all got, who asked for version 1 of the model `m`."""
-    told = [url, str(threads), json.dumps([slots, budget])]
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-m", "support.racing", *told],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TESTS,
-        )
-        for _ in range(processes)
-    ]  # fmt: skip
-    try:
-        for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write("go\n")
-            child.stdin.flush()
-        said = [child.communicate(timeout=PATIENCE_S)[0] for child in children]
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
-    return [Outcome(**one) for text in said for one in json.loads(text)]
+    asked = Asked(url, threads, slots, budget)
+    done = subprocess.run(
+        [sys.executable, "-m", "support.racing", str(processes), json.dumps(asked)],
+        stdout=subprocess.PIPE, text=True, cwd=TESTS, check=True, timeout=PATIENCE_S,
+    )  # fmt: skip
+    return [Outcome(**one) for one in json.loads(done.stdout)]
 
 
-def main(url: str, threads: int, slots: int | None, budget: int | None) -> None:
-    ledger = SqlLedger(url, utc_ms, deadline_s=60)
+def one_process(asked: Asked, ready: threading.Barrier) -> list[Outcome]:
+    """What its threads get, who ask when all processes are `ready`."""
+    ledger = SqlLedger(asked.url, utc_ms, deadline_s=60)
     scene = Scene(ledger, ledger.now())
     version = ledger.version("default", "m", 1)
-    rows = [scene.lease_row(version) for _ in range(threads)]
-    gate = threading.Barrier(threads + 1)
+    rows = [scene.lease_row(version) for _ in range(asked.threads)]
+    gate = threading.Barrier(asked.threads + 1)
 
     def ask(place: int) -> Outcome:
         gate.wait(PATIENCE_S)
         try:
-            return Outcome(lease=scene.admit(rows[place], slots=slots, budget=budget).lease.id)
+            admitted = scene.admit(rows[place], slots=asked.slots, budget=asked.budget)
+            return Outcome(lease=admitted.lease.id)
         except ModelVaultError as refused:
             return Outcome(code=refused.code, details=dict(refused.details))
 
-    with ThreadPoolExecutor(threads) as pool:
-        asking = [pool.submit(ask, place) for place in range(threads)]
-        print("ready", flush=True)
-        sys.stdin.readline()
+    with ThreadPoolExecutor(asked.threads) as pool:
+        asking = [pool.submit(ask, place) for place in range(asked.threads)]
+        ready.wait(PATIENCE_S)
         gate.wait(PATIENCE_S)
-        found = [asdict(one.result()) for one in asking]
+        found = [one.result() for one in asking]
     ledger.close()
-    print(json.dumps(found))
+    return found
+
+
+def main(processes: int, asked: Asked) -> None:
+    fork = multiprocessing.get_context("fork")
+    ready, told = fork.Barrier(processes), fork.SimpleQueue()
+    children = [
+        fork.Process(target=lambda: told.put(one_process(asked, ready))) for _ in range(processes)
+    ]
+    for child in children:
+        child.start()
+    found = [told.get() for _ in children]
+    for child in children:
+        child.join(PATIENCE_S)
+    print(json.dumps([asdict(one) for outcomes in found for one in outcomes]))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), *json.loads(sys.argv[3]))
+    main(int(sys.argv[1]), Asked(*json.loads(sys.argv[2])))
