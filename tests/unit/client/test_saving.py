@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +72,31 @@ def same(found: dict[str, Any], state: dict[str, Any]) -> bool:
     return found.keys() == state.keys() and all(
         np.array_equal(found[name], state[name]) for name in state
     )
+
+
+# The save begins in earnest only when the main thread has ended, and then, as in Python 3.12, no
+# further thread begins.
+_ENDS = """
+import threading
+import numpy as np
+import modelvault
+from modelvault.client import saving
+
+put, main = saving._put, threading.main_thread()
+
+def refuse(self):
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+def late(*args):
+    main.join()
+    threading.Thread.start = refuse
+    return put(*args)
+
+saving._put = late
+vault = modelvault.connect()
+state = {{"small": np.arange(9), "large": np.zeros(1 << 19)}}
+vault.begin_save(state, "{model}:step-1", files={{"config.json": b"{{}}"}}, max_shard_size=1000)
+"""
 
 
 class TestSave:
@@ -280,6 +307,12 @@ class TestBackground:
             session.close()
             with pytest.raises(ModelVaultError):
                 session.begin_save(STATE, f"{model}:step-2")
+
+    def test_a_script_that_just_ends_saves(self, vault: Session, model: str) -> None:
+        script = _ENDS.format(model=model)
+        subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
+        found = loaded(vault, f"{model}:step-1")
+        assert same(found, {"small": np.arange(9), "large": np.zeros(1 << 19)})
 
     def test_closing_raises_what_nobody_waited_for(self, home: Path) -> None:
         session = connect()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -149,3 +151,30 @@ class TestSavings:
         with pytest.raises(Unavailable):
             savings.begin(lambda: Saving("run", failing("down"))).wait()
         savings.finish()
+
+    def test_a_script_that_just_ends_is_told(self) -> None:
+        ended = subprocess.run(
+            [sys.executable, "-c", _ENDS], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert "it is down" in ended.stderr
+        assert "the save of run:step-1 in the background" in ended.stderr
+        assert "it is seen" not in ended.stderr
+
+
+_ENDS = """
+import time
+from modelvault.client.saving_background import Saving, Savings
+from modelvault.errors import Unavailable
+
+def fail(code, after_s):
+    time.sleep(after_s)
+    raise Unavailable(code, f"it is {code}")
+
+closed = Savings()
+closed.begin(lambda: Saving("run:step-0", lambda: fail("seen", 0)))
+try:
+    closed.finish()
+except Unavailable:
+    pass
+Savings().begin(lambda: Saving("run:step-1", lambda: fail("down", 0.2)))
+"""

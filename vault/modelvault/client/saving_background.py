@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -16,7 +18,8 @@ Result_co = TypeVar("Result_co", covariant=True)
 class Saving(Generic[Result_co]):
     """A save in the background. Thread-safe.
 
-    Its error is raised by `wait()`, by each call of it; where nobody waits, by closing the session.
+    Its error is raised by `wait()`, by each call of it; where nobody waits, by closing the session;
+    and where a script just ends, it goes to stderr.
     """
 
     def __init__(self, reference: str, work: Callable[[], Result_co]) -> None:
@@ -107,6 +110,8 @@ class Savings:
         self._running: Saving[object] | None = None
         self._failed: list[Saving[object]] = []
         self._closed = False
+        self._owner = os.getpid()
+        self._watched = False
 
     def begin(self, start: Callable[[], Saving[T]]) -> Saving[T]:
         """Start one. Raises Conflict (`save_running`, `closed`), and what `start` raises."""
@@ -123,11 +128,15 @@ class Savings:
             self._remember()
             saving = start()
             self._running = saving
+            if not self._watched:
+                atexit.register(self._tell)
+                self._watched = True
             return saving
 
     def finish(self) -> None:
         """Wait for what runs, then raise the first error that nobody was told of, the others in
         its notes. From then on none can begin. Idempotent: each error is raised once."""
+        atexit.unregister(self._tell)
         with self._lock:
             self._closed = True
             if self._running is not None and not self._running.foreign:
@@ -143,6 +152,16 @@ class Savings:
         for reference, error in others:
             first.add_note(f"the save of {reference} failed, too: {error}")
         raise first
+
+    def _tell(self) -> None:
+        """At the end of a script that neither waited nor closed its session: say on stderr what
+        went wrong, with its notes, which Python leaves out of errors that are raised here."""
+        if os.getpid() != self._owner:
+            return  # a fork: the lock may be held by a thread that isn't here
+        try:
+            self.finish()
+        except Exception as error:  # noqa: BLE001  it has nobody to go to
+            sys.excepthook(type(error), error, error.__traceback__)
 
     def _remember(self) -> None:
         if self._running is not None and self._running.unseen_error is not None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import msgspec
 
+from modelvault.artifact.parallel import run_blocks
 from modelvault.artifact.writer import encrypt_file
 from modelvault.client.content import Content, Reading
 from modelvault.client.journal import FileTrail, Journal
@@ -21,7 +20,6 @@ from modelvault.errors import (
     InvalidRequest,
     ModelVaultError,
     NotFound,
-    Unavailable,
 )
 from modelvault.manifest import TensorEntry
 from modelvault.ports.objects import ObjectWriter, Track, UploadStore
@@ -80,7 +78,6 @@ class Uploader:
         self._journal = journal
         self._geometry = Geometry(upload.segment_length)
         self._names: list[str] = []
-        self._stop = threading.Event()
 
     def send(self, files: Sequence[Content]) -> tuple[Sent, ...]:
         """Each file, in the order given. On any failure, Ctrl-C too, nothing stays in the store;
@@ -110,13 +107,16 @@ class Uploader:
                 self._store.delete(name)
 
     def _send_together(self, files: Sequence[Content]) -> dict[str, Sent]:
-        with ThreadPoolExecutor(SMALL_AT_ONCE, "modelvault-push") as pool:
-            try:
-                return dict(zip([f.path for f in files], pool.map(self._send, files), strict=True))
-            except BaseException:
-                self._stop.set()  # those under way end soon, and before anything is deleted
-                pool.shutdown(cancel_futures=True)
-                raise
+        sent: dict[str, Sent] = {}
+
+        def send(start: int, stop: int) -> None:
+            for found in files[start:stop]:
+                sent[found.path] = self._send(found)
+
+        # Not an executor: those take no work once the main thread has ended, and a save in the
+        # background may begin to put its files only then.
+        run_blocks(send, len(files), 1, SMALL_AT_ONCE)
+        return sent
 
     def _send(self, found: Content) -> Sent:
         if self._journal is None:
@@ -147,7 +147,7 @@ class Uploader:
         self._names.extend(names)
         with found.open() as source:
             encrypted = encrypt_file(
-                self._reader(source),
+                source.read_into,
                 found.size,
                 self._keys.files[found.path],
                 self._keys.contents[found.path],
@@ -173,14 +173,6 @@ class Uploader:
 
     def _new_name(self) -> str:
         return self._store.name(secrets.token_hex(16))
-
-    def _reader(self, source: Reading) -> Callable[[int, memoryview], None]:
-        def read_into(offset: int, buffer: memoryview) -> None:
-            if self._stop.is_set():
-                raise Unavailable("push_stopped", "the push was given up", "push again")
-            source.read_into(offset, buffer)
-
-        return read_into
 
 
 def describe(
