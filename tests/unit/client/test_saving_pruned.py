@@ -58,6 +58,11 @@ def test_a_series(
     assert series(shown, "step-900", 9) == expected
 
 
+def test_another_save_to_the_same_tag_at_once() -> None:
+    shown = detail({1: ("me", ("step-800",)), 8: ("me", ("step-900",)), 9: ("me", ())})
+    assert series(shown, "step-900", 9) == (9,)
+
+
 def test_the_number_is_all_that_may_differ() -> None:
     tags = {1: "run2-step-5", 2: "run1-step-5", 3: "run2-step-6"}
     shown = detail({number: ("me", (tag,)) for number, tag in tags.items()})

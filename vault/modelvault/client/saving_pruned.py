@@ -85,9 +85,14 @@ def _kept(version: int | None, refused: ModelVaultError) -> NotPruned:
 
 
 def series(detail: ModelDetail, tag: str, version: int) -> tuple[int, ...]:
-    """The versions of the series of `version`, that one first and then the newest first."""
+    """The versions of the series of `version`, that one first and then the newest first.
+
+    Where `tag` means another one by now, two have saved to it at once: then it is alone, since the
+    one that the tag means may be an older one."""
     prefix = _prefix(tag)
     tags = tags_of(detail)
+    if tag not in tags.get(version, ()):
+        return (version,)
     makers = {each.version: each.created_by for each in detail.versions}
     older = [
         number
