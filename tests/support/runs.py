@@ -41,7 +41,7 @@ _NO_MOUNTS = (
     'exec setpriv --bounding-set=-sys_admin --inh-caps=-all "$@"', "sh",
 )  # fmt: skip
 # Whose files are what they are, but who may do no more with them than any user.
-_USER = ("unshare", "--map-user=1234", "--map-group=1234")
+USER = ("unshare", "--map-user=1234", "--map-group=1234")
 
 
 def words(
@@ -52,7 +52,7 @@ def words(
     ours: Sequence[str] = (str(BIN / "modelvault"),),
 ):
     """The words that run `command` on the machine as it is, or on another `kind`."""
-    prefix = {"private": (), "user": _USER, "links": _NO_MOUNTS}[kind]
+    prefix = {"private": (), "user": USER, "links": _NO_MOUNTS}[kind]
     if prefix:
         need_user_namespaces()
     return (*prefix, *ours, "run", reference, "-p", "inference", *options, "--", *command)

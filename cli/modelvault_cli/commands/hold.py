@@ -46,7 +46,8 @@ def hold(
     from modelvault_cli.documents import Copied, FileSize
     from modelvault_cli.output import counted, emit, progress, size, talk
 
-    with options.session() as session, Hold(folder) as held:
+    held = Hold(folder)  # before the session, which has secrets
+    with options.session() as session, held:
         model = session.hold(
             reference,
             purpose=purpose,

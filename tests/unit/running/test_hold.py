@@ -19,6 +19,7 @@ from modelvault.access import Obligations
 from modelvault.errors import AccessDenied, Conflict, InvalidRequest, Unavailable
 from modelvault.loader import ramfiles
 from modelvault.loader.model import Model
+from modelvault.running import kernel
 from modelvault.running.hold import Hold
 
 SHM = Path("/dev/shm")
@@ -53,6 +54,14 @@ def model(fake: FakeModel) -> Model:
     return cast("Model", fake)
 
 
+@pytest.fixture(autouse=True)
+def hidden(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether this process, which isn't to be hidden, was."""
+    told: list[bool] = []
+    monkeypatch.setattr(kernel, "hide", lambda: told.append(True))
+    return told
+
+
 @pytest.fixture
 def root() -> Iterator[Path]:
     """A folder; signals are as before afterwards."""
@@ -79,6 +88,23 @@ def test_filled_marked_and_empty_again(root: Path, model: Model) -> None:
         assert (root / ".modelvault/held").exists()
         assert (root / "deep/w").read_bytes() == b"weights"
     assert list(root.iterdir()) == []
+
+
+def test_it_hides_before_there_are_secrets(root: Path, hidden: list[bool]) -> None:
+    Hold(root)
+    assert hidden == [True]
+
+
+def test_where_nobody_can_hide_it_is_held_all_the_same(
+    root: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError(errno.ENOSYS, "not Linux")
+
+    monkeypatch.setattr(kernel, "hide", refuse)
+    with Hold(root) as held:
+        held.fill(model)
+        assert (root / "w").read_bytes() == b"weights"
 
 
 def test_a_revocation_ends_the_wait(root: Path, model: Model) -> None:

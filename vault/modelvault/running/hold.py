@@ -22,6 +22,7 @@ from modelvault.loader.filesystems import in_memory
 from modelvault.loader.folders import Tell
 from modelvault.loader.model import Model
 from modelvault.loader.ramfiles import RamFiles, not_in_memory, wipe
+from modelvault.running import kernel
 from modelvault.running import signals as handling
 
 OURS = ".modelvault"
@@ -34,7 +35,13 @@ class Hold:
     model is no longer to be used, and before its lease is given back."""
 
     def __init__(self, root: Path) -> None:
-        """Raises InvalidRequest (`no_folder`, `not_in_memory`), Unavailable (`cant_write`)."""
+        """From here on no debugger of this user gets into this process, nor a dump out of it: to
+        be made before anything secret is there. Whoever may read the folder still does.
+
+        Raises InvalidRequest (`no_folder`, `not_in_memory`), Unavailable (`cant_write`).
+        """
+        with contextlib.suppress(OSError):
+            kernel.hide()
         with _reported(root):
             if not root.is_dir():
                 raise InvalidRequest(
