@@ -23,6 +23,7 @@ from modelvault.client.session import Session
 from modelvault.errors import AccessDenied, InvalidRequest, ModelVaultError, NotFound
 from support.engines import ROOT, need
 from support.homes import isolated, safetensors_bytes
+from support.models import tiny_llama
 from support.plaintext import Plaintext
 from support.servers.process import Process, free_port
 
@@ -133,6 +134,36 @@ def _example(environment: dict[str, str], cwd: Path, *arguments: str) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+# a flavour whose model is a folder of files, as transformers saves them
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")
+def test_transformers(churn: str, vault: Session, ram: Path, tmp_path: Path) -> None:
+    transformers, mlflow = need("transformers"), need("mlflow.transformers")
+    pipeline = transformers.pipeline("text-generation", model=str(tiny_llama(ram / "llama")))
+    expected = generated(pipeline)
+    mlflow.save_model(pipeline, ram / "saved", pip_requirements=[])
+    plaintext = Plaintext(ram / "saved/model")
+    repository(churn).log_artifacts(ram / "saved", "model")
+    for name in ("llama", "saved"):
+        shutil.rmtree(ram / name)
+    loaded = mlflow.load_model(f"modelvault://{churn}/{FOLDER}/model")
+    assert generated(loaded) == expected
+    (lease,) = vault.leases(churn)
+    assert (lease.action, lease.purpose) == ("load", "inference")
+    plugin.close()
+    assert plaintext.left(tmp_path, ram, Path(os.environ["HOME"])) == []
+
+
+def generated(pipeline: Any) -> list[int]:
+    """What it says by itself, token by token."""
+    asked = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "return_tensors": True}
+    (said,) = pipeline("The weights", **asked)
+    tokens = list(said["generated_token_ids"])
+    assert len(set(tokens)) > 1
+    return tokens
 
 
 # what a folder holds

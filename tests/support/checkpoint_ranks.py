@@ -2,12 +2,15 @@
 
     python -m support.checkpoint_ranks RANK MEETING_PLACE
 
-Two of them save, then all three load, then one alone. Each prints a JSON document at its end.
+Two of them save, then all three load, then one alone; at last one is killed while all three save.
+Each prints a JSON document before that, and another one at its end.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import warnings
 from typing import Any
@@ -86,6 +89,13 @@ class Trained(Stateful):
 STEPS = 3
 
 
+class Dying(dcp.DefaultSavePlanner):
+    """The plan of a process that is killed while it writes."""
+
+    def resolve_data(self, write_item: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Refusing(dcp.DefaultSavePlanner):
     """The plan of a process that fails while it writes."""
 
@@ -124,9 +134,25 @@ def main() -> None:
                 dcp.load(alone, storage_reader=reader, no_dist=True)
             told["losses"].append(alone.pop("app").loss())
             told["one"] = same(alone, state(one))
-    dist.barrier()
-    dist.destroy_process_group()
-    print(json.dumps(told))
+        dist.barrier()
+        print(json.dumps(told), flush=True)
+        print(json.dumps({"lost": lose_one(vault, three, rank)}), flush=True)
+
+
+def lose_one(vault: modelvault.Session, mesh: DeviceMesh, rank: int) -> list[str]:
+    """The last of the processes is killed amid a save: what the others are told, and what the
+    coordinator saves without it."""
+    writer, told = VaultWriter(vault, "lost:step-1"), []
+    try:
+        planner = Dying() if rank == WORLD - 1 else None
+        dcp.save(state(mesh), storage_writer=writer, planner=planner)
+    except RuntimeError:  # torch's own, of a connection that ended
+        told.append("failed")
+    if rank == 0:
+        alone = {"w": torch.ones(3)}
+        dcp.save(alone, checkpoint_id="lost:step-2", storage_writer=writer, no_dist=True)
+        told.append("nothing" if writer.saved is None else writer.saved.name)
+    return told
 
 
 def save(vault: modelvault.Session, mesh: DeviceMesh, rank: int, told: dict[str, Any]) -> None:
