@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import gc
+import operator
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -248,6 +252,17 @@ def test_a_request_keeps_its_version(scene: Scene, swap: str) -> None:
         del first, within
 
 
+def test_a_task_that_outlives_its_request_gets_what_serves(scene: Scene) -> None:
+    """It has a copy of the request's context, also while another request still has that version."""
+    with scene.watch() as live, ExitStack() as stack:
+        with live.model():
+            task = contextvars.copy_context()
+        contextvars.Context().run(stack.enter_context, live.model())
+        scene.move(2)
+        until(lambda: live.name == "m@2")
+        assert task.run(answer, live) == 2
+
+
 def _enter(live: Any, wait_s: float | None = None) -> None:
     with live.model(wait_s):
         pass
@@ -374,6 +389,40 @@ def test_a_prepare_that_fails(scene: Scene, swap: str, counted: Memory) -> None:
     assert counted.now == 0
 
 
+@pytest.mark.parametrize("who", ["prepare", "on_change", "on_error"])
+@pytest.mark.parametrize("swap", SWAPS)
+def test_sys_exit_ends_no_watch(scene: Scene, swap: str, who: str) -> None:
+    """In a thread it ends that thread, without a word."""
+    left: list[object] = []
+
+    def leave(*told: object) -> None:
+        left.append(told)
+        sys.exit(1)
+
+    def prepare(model: Model) -> int:
+        if model.manifest.version == 2 and who != "on_change":
+            leave() if who == "prepare" else operator.truediv(1, 0)
+        return model.manifest.version
+
+    callback = {} if who == "prepare" else {who: leave}
+    with scene.watch(swap=swap, prepare=prepare, **callback) as live:
+        scene.move(2)
+        until(lambda: bool(left))
+        scene.move(3)
+        until(lambda: live.name == "m@3")
+    assert scene.codes() == (["prepare_failed"] if who == "prepare" else [])
+
+
+def test_one_that_nobody_keeps_ends_with_its_session(scene: Scene) -> None:
+    scene.watch()
+    gc.collect()
+    scene.move(2)
+    until(lambda: len(scene.changes) == 1)
+    scene.session.close()
+    assert not [each for each in threading.enumerate() if each.name == "modelvault-watch"]
+    assert len(scene.broker.released) == 2
+
+
 def test_the_first_one_fails_as_a_load_does(scene: Scene) -> None:
     scene.spoil(1)
     with pytest.raises(IntegrityError):
@@ -391,7 +440,7 @@ def test_what_never_moves_isnt_watched(scene: Scene, reference: str) -> None:
     assert caught.value.code == "never_moves"
 
 
-@pytest.mark.parametrize("every_s", [0, -1, float("nan")])
+@pytest.mark.parametrize("every_s", [0, -1, float("nan"), float("inf"), 1e12])
 def test_intervals_that_are_none(scene: Scene, every_s: float) -> None:
     with pytest.raises(InvalidRequest) as caught:
         scene.watch(every_s=every_s)
@@ -712,6 +761,7 @@ def test_nothing_to_go_back_to(scene: Scene, counted: Memory) -> None:
             _enter(live)
         assert caught.value.code == "nothing_loaded"
         until(lambda: counted.now == 0)
+        until(lambda: live._follower._attempts.failures == 1)
         broken = False
         scene.now += 700_000
         until(lambda: live.name == "m@2")

@@ -60,7 +60,7 @@ class Session(Administration, Bases, Between, Holding, Owning, Saves, Watching):
         self._let_go = close
         self._models: weakref.WeakSet[Model] = weakref.WeakSet()
         self._savings = Savings()
-        self._lives: weakref.WeakSet[Live[Any]] = weakref.WeakSet()
+        self._lives: set[Live[Any]] = set()
         self._closed = False
 
     # in and out

@@ -104,8 +104,8 @@ class Follower(Generic[Prepared]):
         while not self._closing.is_set():
             try:
                 self._turn()
-            except Exception as error:  # noqa: BLE001  no surprise may end the watch
-                self._telling.error(error)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  no surprise may end the watch
+                self._telling.error(_told(error))
             self._wake.wait(self._pause_s())
             self._wake.clear()
 
@@ -154,12 +154,12 @@ class Follower(Generic[Prepared]):
         name = "" if before is None else before.model.name
         try:
             done = self._swapped()
-        except Exception as error:  # noqa: BLE001  also what `prepare` raises
+        except (Exception, SystemExit) as error:  # noqa: BLE001  also what `prepare` raises
             every_ms = int(self._watched.every_s * 1000)
             now = self._watched.clock()
             self._attempts = attempts.failed(self._attempts, wanted, now, every_ms)
             if not self._closing.is_set():
-                self._telling.error(error)
+                self._telling.error(_told(error))
             return
         self._attempts = Attempts()
         if done is not None:
@@ -212,9 +212,9 @@ class Follower(Generic[Prepared]):
         if old.ended is None:
             try:
                 old.prepared = self._prepared(old.model)
-            except Exception as error:  # noqa: BLE001
+            except (Exception, SystemExit) as error:  # noqa: BLE001
                 self.serving.fail(_as_ours(error))
-                self._telling.error(error)
+                self._telling.error(_told(error))
 
     def _leased(self) -> Generation[Prepared]:
         generation: Generation[Prepared] = Generation()
@@ -282,7 +282,16 @@ def _over(name: str, reason: str) -> AccessDenied:
     )
 
 
-def _as_ours(error: Exception) -> ModelVaultError:
+def _told(error: BaseException) -> Exception:
+    """What `on_error` is told: `sys.exit()` ends a thread without a word, and isn't to end this."""
+    return error if isinstance(error, Exception) else _as_ours(error)
+
+
+def _as_ours(error: BaseException) -> ModelVaultError:
     if isinstance(error, ModelVaultError):
         return error
-    return Unavailable("prepare_failed", f"`prepare` raised {type(error).__name__}")
+    return Unavailable(
+        "prepare_failed",
+        f"`prepare` raised {type(error).__name__}",
+        "mend `prepare`, or move the tag to a version that it takes",
+    )

@@ -14,7 +14,7 @@ Prepared = TypeVar("Prepared")
 
 # What the code that runs now holds: a request within a request gets the same version. A variable of
 # the context and not of the thread, since tasks of one event loop share theirs.
-_held: ContextVar[tuple[Generation[object], ...]] = ContextVar("modelvault_held", default=())
+_held: ContextVar[tuple[Request, ...]] = ContextVar("modelvault_held", default=())
 
 
 class Generation(Generic[Prepared]):
@@ -99,8 +99,9 @@ class Serving(Generic[Prepared]):
         """A request begins. Raises Conflict (`closed`), Unavailable (`swapping`: nothing could be
         given within `wait_s` seconds), AccessDenied once the version's lease is over."""
         with self._changed:
-            for held in _held.get():
-                if held.users and (held is self._current or held in self.retired):
+            for request in _held.get():
+                held = request.generation
+                if not request.over and (held is self._current or held in self.retired):
                     held.users += 1
                     return held  # type: ignore[return-value]  # it is one of ours
             self._changed.wait_for(lambda: self._closed or not self._paused, wait_s)
@@ -206,15 +207,24 @@ class Serving(Generic[Prepared]):
         return self._current
 
 
-def hold(generation: Generation[Prepared]) -> None:
+class Request:
+    """One `with`. Contexts are copied, and copies outlive it: a task that was begun within a
+    request, or whoever leaves in another context than it entered in (a framework's generators may).
+    There it is seen to be over."""
+
+    def __init__(self, generation: Generation[object]) -> None:
+        self.generation = generation
+        self.over = False
+
+
+def hold(generation: Generation[Prepared]) -> Request:
     """From now on the running code holds it."""
-    _held.set((*_held.get(), generation))  # type: ignore[arg-type]
+    request = Request(generation)  # type: ignore[arg-type]
+    _held.set((*_held.get(), request))
+    return request
 
 
-def unhold(generation: Generation[Prepared]) -> None:
-    """It doesn't any more. Whoever leaves in another context than it entered in (a framework's
-    generators may) leaves it behind there, which is seen by its having no users."""
-    held = list(_held.get())
-    if generation in held:
-        held.remove(generation)  # type: ignore[arg-type]
-        _held.set(tuple(held))
+def unhold(request: Request) -> None:
+    """It doesn't any more. To be called before `Serving.leave`."""
+    request.over = True
+    _held.set(tuple(each for each in _held.get() if not each.over))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Generic, Self
+from typing import Any, Generic, Self
 
 from modelvault.client.watching import generation as generations
 from modelvault.client.watching.follower import Follower
@@ -22,9 +22,10 @@ class Live(Generic[Prepared]):
     its last request has ended and nothing looks at its memory any more.
     """
 
-    def __init__(self, follower: Follower[Prepared]) -> None:
-        """Take over a follower that was started."""
+    def __init__(self, follower: Follower[Prepared], ended: Callable[[Live[Any]], None]) -> None:
+        """Take over a follower. `ended` is told when all is closed."""
         self._follower = follower
+        self._ended = ended
         self._serving = follower.serving
 
     @property
@@ -72,6 +73,7 @@ class Live(Generic[Prepared]):
         for generation in self._serving.everything():
             if not generation.close():
                 generation.model.close()  # says what is in use
+        self._ended(self)
 
     def __enter__(self) -> Self:
         return self
@@ -94,6 +96,7 @@ class Live(Generic[Prepared]):
                 generation.model.__exit__(kind, error, trace)
             except (ModelVaultError, Conflict) as second:
                 error.add_note(f"closing {self.name} failed as well: {second}")
+        self._ended(self)
 
     def __repr__(self) -> str:
         return f"<Live {self.name}>"
@@ -101,10 +104,10 @@ class Live(Generic[Prepared]):
     @contextmanager
     def _request(self, wait_s: float | None) -> Iterator[Generation[Prepared]]:
         generation = self._serving.enter(wait_s)
-        generations.hold(generation)
+        request = generations.hold(generation)
         try:
             yield generation
         finally:
-            generations.unhold(generation)
+            generations.unhold(request)
             if self._serving.leave(generation):
                 self._follower.look()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, get_args, overload
 
@@ -19,12 +18,14 @@ from modelvault.reference import Reference
 
 Prepared = TypeVar("Prepared")
 
+_LONGEST_S = 366 * 86_400  # the system's waits have an end, too
+
 
 class _Vault(Protocol):
     """What of a Session is used here."""
 
     _context: Context
-    _lives: weakref.WeakSet[Live[Any]]
+    _lives: set[Live[Any]]
 
     def load(
         self,
@@ -40,7 +41,7 @@ class _Vault(Protocol):
 class Watching:
     """The part of a Session that follows tags; errors as there."""
 
-    _lives: weakref.WeakSet[Live[Any]]
+    _lives: set[Live[Any]]  # a thread follows until it is told to stop, also where nobody else asks
 
     @overload
     def watch(
@@ -102,7 +103,7 @@ class Watching:
             on_error=on_error,
         )
         follower = Follower(watched)
-        live = Live(follower)
+        live = Live(follower, self._lives.discard)
         try:
             follower.start()
         except BaseException:
@@ -125,8 +126,12 @@ def _check(reference: Reference, swap: str, every_s: float) -> None:
         )
     if swap not in get_args(Swap):
         raise InvalidRequest("bad_swap", f"no way to swap: {swap!r}", "beside, or in_place")
-    if not every_s > 0:
-        raise InvalidRequest("bad_interval", f"a look each {every_s} s", "give a time above 0")
+    if not 0 < every_s <= _LONGEST_S:
+        raise InvalidRequest(
+            "bad_interval",
+            f"a look each {every_s} s",
+            "give a time above 0 and of a year at most; look() looks at once",
+        )
 
 
 def _version(context: Context, reference: str) -> int:

@@ -60,5 +60,5 @@ class Telling:
     def _call(self, callback: Callable[[], None]) -> None:
         try:
             callback()
-        except Exception as error:  # noqa: BLE001  theirs; the watch goes on
+        except (Exception, SystemExit) as error:  # noqa: BLE001  theirs; the watch goes on
             _LOG.warning("%s: a callback failed: %s", self._name, type(error).__name__)
