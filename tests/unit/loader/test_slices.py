@@ -14,6 +14,7 @@ from modelvault.crypto.floe import Geometry
 from modelvault.errors import AccessDenied, Conflict, IntegrityError, InvalidRequest, NotFound
 from modelvault.loader import slices
 from modelvault.loader.slices import select
+from modelvault.loader.tensors import Framework
 from support.loading import SEGMENT, PlainReader, Sealed, Version
 
 MODEL = "m.safetensors"
@@ -74,6 +75,16 @@ def test_agrees_with_numpy(
             assert found.dtype == wanted.dtype
             np.testing.assert_array_equal(found, wanted)
             del found
+
+
+@pytest.mark.parametrize("framework", ["torch", "numpy"])
+@pytest.mark.parametrize("step", [3, 7, 10**18, 2**63 - 1, 10**20])
+def test_steps_beyond_the_end(framework: Framework, step: int) -> None:
+    cube = np.arange(60, dtype="i4").reshape(3, 4, 5)
+    with version(m=cube).model() as model:
+        part = model.get_slice("m", framework=framework)
+        for index in (np.s_[::step], np.s_[1, ::step, ::step], np.s_[..., 9::step], np.s_[:0:step]):
+            np.testing.assert_array_equal(np.asarray(part[index]), cube[index])
 
 
 def test_what_safetensors_tells_of_it() -> None:

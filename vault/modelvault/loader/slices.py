@@ -21,6 +21,8 @@ from modelvault.loader.seam import Seam
 from modelvault.loader.source import Fits
 from modelvault.weights.safetensors import BITS, TensorInfo
 
+_TAKES = "take numbers, slices with a positive step, and one `...`; the rest is the framework's"
+_SHAPE = "get_shape() tells its extents"
 _BLOCK = 32 << 20  # rows are taken out of so many bytes at once
 
 Index = int | slice | EllipsisType | tuple[int | slice | EllipsisType, ...]
@@ -97,7 +99,9 @@ def select(shape: tuple[int, ...], index: object) -> tuple[Extent, ...]:
     if dots > 1:
         raise _bad("more than one `...`")
     if len(parts) - dots > len(shape):
-        raise OutOfRange("bad_slice", f"{len(parts) - dots} indices for shape {list(shape)}")
+        raise OutOfRange(
+            "bad_slice", f"{len(parts) - dots} indices for shape {list(shape)}", _SHAPE
+        )
     at = next((at for at, part in enumerate(parts) if part is Ellipsis), len(parts))
     whole = (slice(None),) * (len(shape) - len(parts) + dots)
     filled = (*parts[:at], *whole, *parts[at + 1 :])
@@ -110,10 +114,11 @@ def _extent(part: object, size: int, dimension: int) -> Extent:
         try:
             start, stop, step = part.indices(size)
         except (TypeError, ValueError):
-            raise _bad("slices are of whole numbers") from None
+            raise _bad("a slice is of whole numbers, its step not 0") from None
         if step < 0:
             raise _bad("steps go forward")
-        return Extent(start, max(start, stop), step)
+        # A step beyond the end is one to the end: torch computes with 64 bits.
+        return Extent(start, max(start, stop), min(step, max(size, 1)))
     try:
         number = operator.index(part)  # type: ignore[arg-type]
     except TypeError:
@@ -122,7 +127,9 @@ def _extent(part: object, size: int, dimension: int) -> Extent:
         raise _bad(f"{type(part).__name__} in the place of a number, a slice or `...`")
     place = number + size if number < 0 else number
     if not 0 <= place < size:
-        raise OutOfRange("bad_slice", f"index {number} of dimension {dimension}, which has {size}")
+        raise OutOfRange(
+            "bad_slice", f"index {number} of dimension {dimension}, which has {size}", _SHAPE
+        )
     return Extent(place, place + 1, single=True)
 
 
@@ -209,4 +216,4 @@ def _rows(seam: Seam, starts: Any, rows: Any) -> None:  # noqa: ANN401
 
 
 def _bad(what: str) -> InvalidRequest:
-    return InvalidRequest("bad_slice", f"not a part of a tensor: {what}", "see TensorSlice")
+    return InvalidRequest("bad_slice", f"not a part of a tensor: {what}", _TAKES)
