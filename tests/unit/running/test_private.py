@@ -32,7 +32,7 @@ def possible() -> None:
 
 
 def inside(script: str, place: Path, *, user: bool = False) -> None:
-    prefix = runs._USER if user else ()
+    prefix = runs.USER if user else ()
     line = [*prefix, sys.executable, "-W", "error", "-c", BEGIN + script, str(place)]
     ended = subprocess.run(line, check=False, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
