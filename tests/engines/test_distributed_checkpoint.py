@@ -205,6 +205,7 @@ class TestAlone:
             ({"o": object, "w": torch.ones(1)}, {}, "not_plain"),
             ({"s": {1, 2}, "w": torch.ones(1)}, {}, "not_plain"),
             ({"v": "x" * 5000}, {"max_values": 1000}, "values_too_large"),
+            ({"v": "x"}, {"max_values": 256 * MIB}, "index_too_large"),
             ({"w": torch.ones(1, dtype=torch.complex128)}, {}, "unsupported_dtype"),
         ],
     )

@@ -164,7 +164,12 @@ class TestTrainersState:
     def test_states_that_cant_be_flattened(self) -> None:
         from modelvault.errors import InvalidRequest
 
-        for state, code in (({"step": 1}, "nothing_to_save"), ({"net": object()}, "not_plain")):
+        large = {"w": torch.ones(1), "texts": ["x" * (1 << 20)] * 64}
+        for state, code in (
+            ({"step": 1}, "nothing_to_save"),
+            ({"net": object()}, "not_plain"),
+            (large, "values_too_large"),
+        ):
             with pytest.raises(InvalidRequest) as refused:
                 training.flatten(state)
             assert refused.value.code == code

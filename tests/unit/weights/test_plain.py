@@ -16,7 +16,8 @@ from modelvault.errors import IntegrityError, InvalidRequest
 from modelvault.weights.plain import decode, encode
 
 VALUES = [
-    None, True, False, 0, -1, 2**53, -(2**70), 2**53 - 1, 0.1, -0.0, 1e-320, math.inf, -math.inf,
+    None, True, False, 0, -1, 2**53, -(2**70), 2**53 - 1, 10**3998, -(10**3998), 0.1, -0.0, 1e-320,
+    math.inf, -math.inf,
     "", "ünï", "a\nb", b"", b"\0\xff", [], (), {}, [1, [2.5, (3,)]], {"a": {"b": (1, None)}},
     {0: "int", "0": "text", None: 1, True: 2, 1.5: 3}, random.getstate(),
 ]  # fmt: skip
@@ -52,8 +53,21 @@ def test_mappings_of_other_kinds_become_dicts() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [object(), {1, 2}, 3j, {"a": [object()]}, {(1, 2): 3}, {b"k": 3}, "\ud800", print, type],
-    ids=range(9),
+    [
+        object(),
+        {1, 2},
+        3j,
+        {"a": [object()]},
+        {(1, 2): 3},
+        {b"k": 3},
+        "\ud800",
+        print,
+        type,
+        10**4000,
+        -(10**3999),
+        10**9000,
+    ],
+    ids=range(12),
 )
 def test_what_isnt_plain(value: object) -> None:
     with pytest.raises(InvalidRequest) as refused:

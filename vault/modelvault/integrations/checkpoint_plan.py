@@ -43,12 +43,21 @@ class Layout(msgspec.Struct, frozen=True):
 
     def reserve(self, values: int) -> int:
         """How large the index may get: what is known of it, room for each value as an optimizer
-        has them, and `values` bytes for all that are larger."""
-        known = len(checkpoint.write(self.index))
-        if not self.values:
-            return known
-        names = sum(len(msgspec.json.encode(name)) for name in self.values)
-        return known + names + _VALUE * len(self.values) + values
+        has them, and `values` bytes for all that are larger.
+
+        Raises InvalidRequest (`index_too_large`) for one that no reader would take."""
+        size = len(checkpoint.write(self.index))
+        if self.values:
+            names = sum(len(msgspec.json.encode(name)) for name in self.values)
+            size += names + _VALUE * len(self.values) + values
+        if size > checkpoint.MAX_BYTES:
+            raise InvalidRequest(
+                "index_too_large",
+                f"the index of this save takes {size:,} bytes; the limit is "
+                f"{checkpoint.MAX_BYTES:,}",
+                "lower max_values, put small tensors together, or save from fewer processes",
+            )
+        return size
 
 
 METADATA = {"format": "pt"}

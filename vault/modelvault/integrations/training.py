@@ -34,7 +34,8 @@ def flatten(state: object) -> tuple[dict[str, Any], dict[str, bytes]]:
     """({name: tensor}, {file name: bytes}) of a nested state, for `save` and `begin_save`.
 
     A tensor's name is its path, with dots between. Nothing is copied. Raises InvalidRequest
-    (`not_plain`) naming what is neither a tensor nor a plain value, and (`nothing_to_save`).
+    (`not_plain`) naming what is neither a tensor nor a plain value, (`values_too_large`) for more
+    than 64 MiB of such, and (`nothing_to_save`).
     """
     tensors: dict[str, Any] = {}
 
@@ -49,17 +50,24 @@ def flatten(state: object) -> tuple[dict[str, Any], dict[str, bytes]]:
         tensors[chosen] = value
         return chosen
 
-    told = {"schema": _SCHEMA, "state": plain.encode(state, name)}
+    text = msgspec.json.encode({"schema": _SCHEMA, "state": plain.encode(state, name)})
     if not tensors:
         raise InvalidRequest(
             "nothing_to_save", "there is no tensor in this state", "push a file instead"
         )
-    return tensors, {FILE: msgspec.json.encode(told)}
+    if len(text) > _MAX_BYTES:  # restore() reads no more
+        raise InvalidRequest(
+            "values_too_large",
+            f"what isn't a tensor in this state takes {len(text):,} bytes; the limit is "
+            f"{_MAX_BYTES:,}",
+            "make tensors of what is large",
+        )
+    return tensors, {FILE: text}
 
 
 def restore(model: Model) -> Any:  # noqa: ANN401
     """The nested state as `flatten` was given it, its tensors on the CPU and the caller's own: the
-    model can be closed.
+    model can be closed. What was a numpy array is a torch tensor now.
 
     They are copied one by one, so the peak is the state and a window. Raises NotFound (`no_state`)
     for a version that was saved otherwise, IntegrityError (`bad_checkpoint`) for one that lies.

@@ -17,6 +17,7 @@ from modelvault.canonical import MAX_INTEGER
 from modelvault.errors import IntegrityError, InvalidRequest
 
 KINDS = "keep numbers, texts, bytes, lists, tuples and dicts of them, and tensors"
+MAX_DIGITS = 4000  # of a whole number: Python itself reads and writes 4,300 and no more
 MAX_DEPTH = 9  # of dicts in dicts: each takes three levels of JSON's 32
 
 Name = Callable[[tuple[object, ...], object], str | None]
@@ -36,7 +37,7 @@ def encode(value: object, name: Name, *, where: tuple[object, ...] = ()) -> Any:
     if isinstance(value, str):
         return _text(value, where)
     if isinstance(value, int):
-        return int(value) if abs(value) <= MAX_INTEGER else {"int": str(int(value))}
+        return int(value) if abs(value) <= MAX_INTEGER else {"int": _digits(value, where)}
     if isinstance(value, float):
         return {"float": float(value).hex()}
     if isinstance(value, bytes | bytearray):
@@ -101,8 +102,14 @@ def _text(value: str, where: tuple[object, ...]) -> str:
     return str(value)
 
 
+def _digits(value: int, where: tuple[object, ...]) -> str:
+    if abs(value) >= 10 ** (MAX_DIGITS - 1):  # a sign counts, too
+        raise not_plain(where, f"it has {MAX_DIGITS:,} digits or more", "keep it as bytes")
+    return str(int(value))
+
+
 def _whole(told: Any, _tensor: Take) -> int:  # noqa: ANN401
-    if not isinstance(told, str) or len(told) > 4000:
+    if not isinstance(told, str) or len(told) > MAX_DIGITS:
         raise TypeError
     return int(told)
 
