@@ -17,6 +17,7 @@ from modelvault import connect, wiring
 from modelvault.adapters.keys_local import LocalKeyring
 from modelvault.client.session import Session
 from modelvault.errors import (
+    AccessDenied,
     IntegrityError,
     ModelVaultError,
     NotFound,
@@ -470,3 +471,12 @@ def test_a_bundle_of_their_own_under_the_published_name(place: Place, unwrapped:
     bundle.write_text(json.dumps(document))
     assert isinstance(refusal(), Unavailable)
     assert unwrapped == []
+
+
+def test_who_made_a_version_is_no_word_of_a_column(place: Place) -> None:
+    """A trainer may delete what it has made: by the signed manifest, whatever the ledger says."""
+    place.set("versions", "created_by", "local:trainer", M1)
+    with connect() as vault, as_somebody(vault, "trainer", "trainers") as trainer:
+        for attempt in (lambda: trainer.delete("m@1"), lambda: trainer.tag("m@1", "mine")):
+            with pytest.raises((AccessDenied, IntegrityError)):
+                attempt()

@@ -9,7 +9,7 @@ import pytest
 
 from modelvault.adapters.objects_http.transport import Transport
 from modelvault.client.session import Session
-from modelvault.errors import NotFound
+from modelvault.errors import AccessDenied, NotFound
 from support.servers.stack import Stack
 
 STATES = [{f"layer.{rank}": np.full((700, 1000), rank, "f4").T} for rank in range(2)]
@@ -29,6 +29,27 @@ def test_saved_in_the_background_and_pruned(admin: Session, name: str) -> None:
         del found
     with pytest.raises(NotFound):
         admin.load(f"{name}:step-1", purpose="inference")
+
+
+def test_a_trainer_prunes_what_it_has_made(
+    stack: Stack, admin: Session, session: Callable[..., Session], name: str
+) -> None:
+    """By the shipped roles, as OPA decides them; what somebody else made stays."""
+    admin.create(name, classification="internal")
+    admin.save(STATES[0], f"{name}:step-0")
+    trainer = session(stack.token("run-7", "trainers"))
+    for step in (1, 2):
+        saved = trainer.save(STATES[0], f"{name}:step-{step}", keep=1)
+    assert (saved.pruned, saved.not_pruned) == ((2,), ())
+    for refused in (
+        lambda: trainer.delete(f"{name}@1"),
+        lambda: trainer.delete(name),
+        lambda: trainer.tag(f"{name}@1", "step-3"),
+    ):
+        with pytest.raises(AccessDenied):
+            refused()
+    with trainer.load(f"{name}:step-2", purpose="fine-tuning") as model:
+        assert model.tensor_infos().keys() == STATES[0].keys()
 
 
 def test_two_processes_at_two_brokers_write_one_version(
