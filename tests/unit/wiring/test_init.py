@@ -327,6 +327,7 @@ def test_a_broken_description_and_another_vaults_trust(home: Path, tmp_path: Pat
         ("http://broker.example", InvalidRequest, "bad_broker"),
         ("broker.example", InvalidRequest, "bad_broker"),
         ("https://user:pass@broker.example", InvalidRequest, "bad_broker"),
+        ("https://:pass@broker.example", InvalidRequest, "bad_broker"),
         ("https://broker.example/v1?token=x", InvalidRequest, "bad_broker"),
     ],
 )

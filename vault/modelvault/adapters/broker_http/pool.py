@@ -50,7 +50,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             raise _bad(self.url, "it isn't https://host:port") from None
         if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
             raise _bad(self.url, "it isn't https://host:port")
-        if parts.query or parts.fragment or parts.username or parts.path not in {"", "/"}:
+        if parts.query or parts.fragment or "@" in parts.netloc or parts.path not in {"", "/"}:
             raise _bad(self.url, "it has more in it than a host and a port")
         if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             raise _bad(self.url, "without TLS anybody on the way could read the token")
