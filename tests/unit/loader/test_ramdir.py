@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -15,6 +16,7 @@ from modelvault.errors import NotFound, Unavailable
 from modelvault.loader import ramdir
 from modelvault.loader.ramdir import RamFolder
 from support.loading import Sealed, Version
+from support.maps import flags
 
 FILES = {
     "config.json": b'{"x": 1}',
@@ -42,6 +44,18 @@ def test_a_child_process_reads_it() -> None:
         )  # fmt: skip
     found = dict(line.rsplit(" ", 1) for line in run.stdout.splitlines())
     assert found == {path: hashlib.sha256(data).hexdigest() for path, data in FILES.items()}
+
+
+def _place(view: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
+
+
+def test_while_it_is_filled_neither_core_dumps_nor_children_have_it() -> None:
+    found: list[set[str]] = []
+    folder = RamFolder()
+    folder.add("weights", 5000, lambda view: found.append(flags(_place(view))))
+    folder.close()
+    assert found[0] >= {"dd", "dc"}
 
 
 def test_nothing_of_it_is_on_a_disk_and_nobody_else_may_look() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import mmap
 import os
@@ -25,6 +26,7 @@ from modelvault.errors import (
 from modelvault.loader import ramfiles
 from modelvault.loader.ramfiles import RamFiles, wipe
 from support.loading import Version
+from support.maps import flags
 
 SHM = Path("/dev/shm")
 pytestmark = pytest.mark.skipif(not SHM.exists(), reason="no shared memory here")
@@ -46,6 +48,16 @@ def writes(data: bytes) -> object:
 
 def add(files: RamFiles, path: str, data: bytes) -> None:
     files.add(path, len(data), writes(data))  # type: ignore[arg-type]
+
+
+def _place(view: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
+
+
+def test_while_it_is_filled_neither_core_dumps_nor_children_have_it(root: Path) -> None:
+    found: list[set[str]] = []
+    RamFiles(root).add("weights", 5000, lambda view: found.append(flags(_place(view))))
+    assert found[0] >= {"dd", "dc"}
 
 
 def test_files_are_there_private_and_read_only(root: Path) -> None:

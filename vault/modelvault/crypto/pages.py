@@ -85,6 +85,15 @@ def reserve(kind: type[P], size: int) -> P:
     return pages
 
 
+def mapped(descriptor: int, size: int) -> mmap.mmap:
+    """A file in memory, mapped to be filled: meanwhile neither core dumps nor children that are
+    forked have what is in it. Raises OSError."""
+    mapping = mmap.mmap(descriptor, size)
+    _advise(mapping, "MADV_DONTDUMP")
+    _advise(mapping, "MADV_DONTFORK")
+    return mapping
+
+
 def forks() -> int:
     """How many forks lie between the start of the program and this process in which pages stayed
     behind. Whoever remembers another number isn't in the process that it was made in."""
@@ -121,7 +130,7 @@ def _advise_all(name: str) -> None:
             _advise(pages, name)
 
 
-def _advise(pages: Pages, name: str) -> None:
+def _advise(pages: mmap.mmap, name: str) -> None:
     advice = getattr(mmap, name, None)
     if advice is not None:
         with contextlib.suppress(OSError):  # a kernel without it: memory works all the same

@@ -16,7 +16,6 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable
-from mmap import mmap
 from pathlib import Path
 
 from modelvault.crypto import pages
@@ -140,7 +139,7 @@ def _write(descriptor: int, size: int, fill: Fill) -> None:
                 f"{size:,} bytes of memory for a file couldn't be had ({error.strerror})",
                 "give the machine or the container more memory, or name fewer files",
             ) from None
-        with mmap(descriptor, size) as mapping, memoryview(mapping) as view:
+        with pages.mapped(descriptor, size) as mapping, memoryview(mapping) as view:
             fill(view)
     seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)

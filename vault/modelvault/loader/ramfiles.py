@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import mmap
 import os
 import stat
 import threading
@@ -17,6 +16,7 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
+from modelvault.crypto import pages
 from modelvault.errors import Conflict, InvalidRequest, Unavailable
 from modelvault.loader.filesystems import in_memory
 from modelvault.loader.ramdir import Fill
@@ -100,7 +100,7 @@ class RamFiles:
                 raise not_in_memory(place.parent)
             if size:
                 _reserve(descriptor, path, size)
-                with mmap.mmap(descriptor, size) as mapping, memoryview(mapping) as view:
+                with pages.mapped(descriptor, size) as mapping, memoryview(mapping) as view:
                     fill(view)
             os.fchmod(descriptor, _MODE)
             self._check()
