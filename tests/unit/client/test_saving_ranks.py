@@ -125,6 +125,30 @@ def test_the_leader_is_killed(ranks: list[Session], home: Path) -> None:
     assert (saved.version, saved.pruned, saved.not_pruned) == (1, (), ())
 
 
+COMMITTED = """
+import os
+import modelvault, numpy as np
+from modelvault.client import saving_ranks
+saving_ranks.move_tag = lambda *_: os.kill(os.getpid(), 9)
+vault = modelvault.connect()
+own = vault.part("rank-0.safetensors", {"a": np.arange(1000, dtype="f4")})
+leading = vault.open_joint("between:step-1", own.sizes, [*own.sizes])
+vault.commit_joint(leading, leading.write(own))
+"""
+
+
+def test_the_leader_is_killed_between_the_version_and_its_tag(ranks: list[Session]) -> None:
+    """It stands, whole, and can be tagged by hand."""
+    ranks[0].create("between")
+    child = subprocess.run([sys.executable, "-c", COMMITTED], capture_output=True, check=False)
+    assert child.returncode == -9, child.stderr
+    shown = ranks[1].show("between")
+    assert ([one.version for one in shown.versions], shown.summary.tags) == ([1], ())
+    ranks[1].tag("between@1", "step-1")
+    with ranks[1].load("between:step-1", purpose="inference") as model:
+        assert np.array_equal(model.tensor("a"), np.arange(1000, dtype="f4"))
+
+
 JOINED = """
 import os, sys
 import modelvault, numpy as np
