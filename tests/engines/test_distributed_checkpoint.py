@@ -279,6 +279,8 @@ class TestAlone:
     def test_references(self, vault: Session, reference: str) -> None:
         with pytest.raises(InvalidRequest):
             integration.VaultWriter(vault, reference)
+        with pytest.raises(InvalidRequest):
+            integration.VaultWriter(vault, "alone:step-1", labels={"step": 1})  # type: ignore[dict-item]
         assert not integration.VaultWriter.validate_checkpoint_id(reference)
         assert integration.VaultWriter.validate_checkpoint_id("alone:step-1")
 

@@ -34,7 +34,8 @@ ObjectName = Annotated[str, Meta(pattern=r"^objects/[0-9a-f]{32}\Z")]
 Time = Annotated[str, Meta(pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}\.[0-9]{3}Z\Z")]
 Count = Annotated[int, Meta(ge=0, le=canonical.MAX_INTEGER)]
 Positive = Annotated[int, Meta(ge=1, le=canonical.MAX_INTEGER)]
-Label = Annotated[str, Meta(max_length=256)]
+MAX_LABEL = 256
+Label = Annotated[str, Meta(max_length=MAX_LABEL)]
 DigestAlgorithm = Literal["blake3", "sha256"]
 
 

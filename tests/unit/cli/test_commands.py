@@ -205,6 +205,7 @@ def test_push_dry_run_pushes_nothing(run: Run, place: Path) -> None:
         (["list", "--home", ""], "usage", 2),
         (["push", ".", "not a reference"], "bad_reference", 2),
         (["push", ".", "minilm", "--base-digest", "sha1:00"], "bad_provenance", 2),
+        (["push", ".", "minilm", "--label", f"note={'x' * 300}"], "bad_labels", 2),
         (["show", "nosuch"], "no_model", 4),
         (["show", "minilm:nosuch"], "no_tag", 4),
         (["show", "minilm@99"], "no_version", 4),

@@ -13,7 +13,7 @@ from modelvault.client.comparing import Kept
 from modelvault.client.context import Context
 from modelvault.client.upload import Sent
 from modelvault.errors import IntegrityError, InvalidRequest, ModelVaultError
-from modelvault.manifest import Hints, Provenance
+from modelvault.manifest import MAX_LABEL, Hints, Provenance
 from modelvault.ports.objects import UploadStore
 from modelvault.reference import Reference
 from modelvault.upload import Draft, Published, Upload
@@ -70,6 +70,29 @@ def check_pushable(reference: Reference) -> None:
         )
 
 
+def check_claims(claims: Claims) -> None:
+    """Refuse before anything is uploaded what no manifest has room for.
+
+    Raises InvalidRequest: `bad_labels`, `bad_provenance`.
+    """
+    for name, value in claims.labels.items():
+        if not (name and _is_label(name) and _is_label(value)):
+            raise InvalidRequest(
+                "bad_labels",
+                f"the label {str(name)[:80]!r} is {value!r:.80} ({type(value).__name__})",
+                f"names and values are texts of at most {MAX_LABEL} characters: "
+                'labels={"step": str(1000)}',
+            )
+    try:
+        msgspec.convert(msgspec.to_builtins(claims.provenance), Provenance)
+    except (msgspec.ValidationError, TypeError):
+        raise InvalidRequest(
+            "bad_provenance",
+            "the provenance holds what is no text, a text that is too long or a bad digest",
+            f"give texts of at most {MAX_LABEL} characters, and vault.based_on(...) for a base",
+        ) from None
+
+
 def inspection(
     kinds: Mapping[str, str],
     sizes: Mapping[str, int],
@@ -85,6 +108,12 @@ def inspection(
         skipped=skipped,
         unsound=unsound,
     )
+
+
+def _is_label(text: object) -> bool:
+    if not isinstance(text, str) or len(text) > MAX_LABEL:
+        return False
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)  # it isn't Unicode then
 
 
 def draft(done: Sequence[Sent | Kept], found: Inspection, claims: Claims) -> Draft:

@@ -14,6 +14,7 @@ from modelvault.client.publishing import (
     Claims,
     Inspection,
     Pushed,
+    check_claims,
     check_pushable,
     draft,
     give_up,
@@ -61,6 +62,7 @@ def push(
     store and contents raise, and IntegrityError when the broker's answer isn't what was pushed.
     """
     check_pushable(reference)
+    check_claims(claims)
     journal = open_journal(context.journals, context.vault, reference, contents)
     once, upload = begin(context, contents, reference, journal)
     store = context.places.opened(upload.id, once.hash)

@@ -10,7 +10,7 @@ from modelvault.client import saving_ranks
 from modelvault.client.content import Content
 from modelvault.client.context import Context
 from modelvault.client.progress import Progress
-from modelvault.client.publishing import Claims, Pushed, check_pushable
+from modelvault.client.publishing import Claims, Pushed, check_claims, check_pushable
 from modelvault.client.push import push
 from modelvault.client.saving_background import Saving, Savings
 from modelvault.client.saving_copy import Copy
@@ -72,8 +72,8 @@ class Saves:
 
         The rest is as in `push`, but that no file is looked at for being unchanged. Raises
         InvalidRequest (`nothing_to_save`, `not_a_tensor`, `bad_tensor_name`, `unsupported_dtype`,
-        `unsupported_tensor`, `file_clash`, `bad_keep`, ...) before anything is asked for, and
-        Conflict (`file_changed`) for a tensor that was written to meanwhile.
+        `unsupported_tensor`, `file_clash`, `bad_keep`, `bad_labels`, ...) before anything is
+        asked for, and Conflict (`file_changed`) for a tensor that was written to meanwhile.
         """
         named = _target(reference, keep)
         contents = plan(state, files or {}, max_shard_size)
@@ -158,7 +158,7 @@ class Saves:
         provenance: Provenance | None = None,
     ) -> Saved:
         """Publish what all processes have written; `keep` as in `save`. A version that can't be
-        committed is given up."""
+        committed is given up; what is wrong with the arguments is raised before that."""
         named = _target(joint.ticket.reference, keep)
         pushed = joint.commit(sent, _claims(labels, provenance, public_metadata=False))
         return _saved(self._context, pushed, named, keep)
@@ -174,11 +174,13 @@ def _target(reference: str, keep: int | None) -> Reference:
 def _claims(
     labels: Mapping[str, str] | None, provenance: Provenance | None, *, public_metadata: bool
 ) -> Claims:
-    return Claims(
+    claims = Claims(
         labels=dict(labels or {}),
         provenance=provenance or Provenance(),
         public_metadata=public_metadata,
     )
+    check_claims(claims)
+    return claims
 
 
 def _put(

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
-from modelvault.client.publishing import check_pushable
+from modelvault.client.publishing import Claims, check_claims, check_pushable
 from modelvault.client.saving import Saved
 from modelvault.client.saving_contents import SmallFile, WeightsFile
 from modelvault.client.saving_pruned import check_keep
@@ -71,13 +71,14 @@ class VaultWriter(StorageWriter):
         provenance: Provenance | None = None,
         max_values: int = VALUES,
     ) -> None:
-        """Raises InvalidRequest (`bad_reference`, `bad_keep`)."""
+        """Raises InvalidRequest (`bad_reference`, `bad_keep`, `bad_labels`, `bad_provenance`)."""
         super().__init__()
         self.saved: Saved | None = None
         self._vault = vault
         self._keep = keep
         self._labels = dict(labels or {})
         self._provenance = provenance
+        check_claims(Claims(labels=self._labels, provenance=provenance or Provenance()))
         self._max_values = max_values
         self._reference = self._target(reference)
         self._leading: Leading | None = None
