@@ -3,7 +3,8 @@
 #
 #   sh examples/vllm_serve.sh llama:prod --tensor-parallel-size 2
 #
-# modelvault must be installed in vLLM's environment too: vLLM finds the load format by itself.
+# `python` is vLLM's: modelvault must be installed there too, and vLLM finds the load format by
+# itself. `vllm serve {model}` is the same, where that program starts.
 if [ $# -eq 0 ]; then
     echo "usage: sh examples/vllm_serve.sh REFERENCE [OPTIONS OF VLLM]..." >&2
     exit 2
@@ -11,4 +12,4 @@ fi
 model=$1
 shift
 exec modelvault run "$model" --purpose inference --stream -- \
-    vllm serve {model} --load-format modelvault "$@"
+    python -m vllm.entrypoints.openai.api_server --model {model} --load-format modelvault "$@"

