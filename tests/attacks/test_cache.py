@@ -175,6 +175,16 @@ def test_something_else_in_a_files_place(
     assert victim.read_bytes() == PRECIOUS
 
 
+def test_a_folder_in_one_files_place_keeps_no_other_from_being_kept(place: Path) -> None:
+    far, paths = filled(place, 3)
+    for path in paths:
+        path.unlink()
+    folder(paths[0], place)
+    far.load(SegmentCache(place, BOUND), range(3))
+    assert all(path.is_file() for path in paths[1:])
+    assert came(far.load(SegmentCache(place, BOUND), [1, 2]))[0] == 0
+
+
 def test_the_folder_itself_is_a_link_to_somebody_elses_things(tmp_path: Path) -> None:
     """Files of ours are put beside theirs, and theirs stay: also when room must be made."""
     theirs = tmp_path / "theirs"

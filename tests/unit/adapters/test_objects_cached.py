@@ -240,6 +240,20 @@ def test_another_model_takes_the_place_of_an_old_one(place: Path) -> None:
     assert came(far.load(cache, [4, 5]))[0] == 0
 
 
+def test_what_was_used_in_the_future_goes_first(place: Path) -> None:
+    """The clock was wrong then: else what is in use now would have to go for it, each time."""
+    far = Far(files=8, size=256 << 10)
+    cache = SegmentCache(place, 1 << 20)
+    far.load(cache, range(3))
+    for path in place.iterdir():
+        os.utime(path, (4e9, 4e9))
+    for _ in range(2):
+        far.load(cache, [4])
+        far.load(cache, [5])
+    assert came(far.load(cache, [4]))[0] == 0
+    assert came(far.load(cache, [5]))[0] == 0
+
+
 def test_files_of_others_are_neither_counted_nor_removed(place: Path) -> None:
     place.mkdir(parents=True)
     place.chmod(0o700)
@@ -527,7 +541,7 @@ def test_killed_in_the_middle(place: Path) -> None:
 
 def test_a_forked_child_waits_for_no_thread_of_its_parent(tmp_path: Path) -> None:
     """A lock that another thread held at the fork is given up after a while."""
-    made = room.Room(BOUND)
+    made = room.Room(BOUND, lambda: 0)
     made._lock.acquire()
     room_patience, room._PATIENCE_S = room._PATIENCE_S, 0.01
     try:

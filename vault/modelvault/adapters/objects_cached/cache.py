@@ -15,6 +15,7 @@ from modelvault.adapters.objects_cached.reader import CachedReader
 from modelvault.adapters.objects_cached.room import Room
 from modelvault.adapters.objects_cached.shelf import Shelf
 from modelvault.artifact.meter import Meter
+from modelvault.clock import utc_ms
 from modelvault.manifest import FileEntry
 from modelvault.ports.objects import ObjectReader
 
@@ -33,7 +34,7 @@ class SegmentCache:
     def __init__(self, path: Path, bound: int) -> None:
         """Nothing is made or opened before the first load."""
         self._path = path
-        self._room = Room(bound)
+        self._room = Room(bound, utc_ms)
         self._lock = threading.Lock()
         self._folder: Folder | None = None
         self._told: set[str] = set()

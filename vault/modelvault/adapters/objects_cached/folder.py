@@ -95,8 +95,10 @@ class Folder:
         """Whoever reads it may go on."""
         os.unlink(name, dir_fd=self._descriptor)
 
-    def files(self) -> list[Kept]:
-        """The cache's own files, those first that weren't used for longest."""
+    def files(self, latest: int) -> list[Kept]:
+        """The cache's own files, those first that weren't used for longest. Before all of these come
+        those used after `latest` (ns since the epoch): some clock was wrong then, and for them what
+        is in use now would have to go."""
         found = []
         with os.scandir(self._descriptor) as names:
             for each in names:
@@ -104,7 +106,7 @@ class Folder:
                     with suppress(OSError):
                         told = each.stat(follow_symlinks=False)
                         found.append(Kept(each.name, told.st_blocks * _BLOCK, told.st_mtime_ns))
-        return sorted(found, key=lambda kept: (kept.used, kept.name))
+        return sorted(found, key=lambda kept: (kept.used <= latest, kept.used, kept.name))
 
     def free(self) -> int:
         """Bytes that the disk can give, without what is left for others. May be negative."""

@@ -7,6 +7,7 @@ from collections.abc import Container
 from contextlib import suppress
 
 from modelvault.adapters.objects_cached.folder import Folder
+from modelvault.clock import Clock
 
 # A process looks at the folder once for so many bytes that it writes, or for a 64th of the bound.
 _MOST_AT_ONCE = 32 << 20
@@ -14,6 +15,7 @@ _PARTS = 64
 # So many processes may be writing what they looked for, without the bound being overrun.
 _WRITERS = 8
 _PATIENCE_S = 5.0
+_SKEW_MS = 3_600_000  # a file server's clock isn't this machine's
 
 
 class Room:
@@ -25,8 +27,9 @@ class Room:
     of them looks.
     """
 
-    def __init__(self, bound: int) -> None:
+    def __init__(self, bound: int, clock: Clock) -> None:
         self._bound = bound
+        self._clock = clock
         self._part = min(_MOST_AT_ONCE, bound // _PARTS)
         self._lock = threading.Lock()
         self._left = 0
@@ -50,7 +53,7 @@ class Room:
 
     def _look(self, folder: Folder, size: int, mine: Container[str]) -> int:
         """Bytes that may be written now: at least `size`, where that can be."""
-        files = folder.files()
+        files = folder.files((self._clock() + _SKEW_MS) * 1_000_000)
         most = self._bound - _WRITERS * self._part
         room = min(most - sum(kept.size for kept in files), folder.free())
         for kept in files:

@@ -12,7 +12,8 @@ from modelvault.adapters.objects_cached.pieces import Piece
 from modelvault.adapters.objects_cached.room import Room
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_OTHERS = (errno.EACCES, errno.EPERM)  # another user's file that may only be read
+# Of this file alone: another user's that may only be read, or something that isn't a file.
+_THIS_ONE = (errno.EACCES, errno.EPERM, errno.EINVAL)
 Tell = Callable[[str, OSError], None]
 
 
@@ -53,7 +54,7 @@ class Shelf:
                 if self._writes:
                     folders.write(descriptor, piece, buffer)
         except OSError as error:
-            if error.errno in _OTHERS:
+            if error.errno in _THIS_ONE:
                 self._unwritten.add(piece.file)
             else:
                 self._writes = False
