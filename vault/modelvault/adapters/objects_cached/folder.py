@@ -96,9 +96,9 @@ class Folder:
         os.unlink(name, dir_fd=self._descriptor)
 
     def files(self, latest: int) -> list[Kept]:
-        """The cache's own files, those first that weren't used for longest. Before all of these come
-        those used after `latest` (ns since the epoch): some clock was wrong then, and for them what
-        is in use now would have to go."""
+        """The cache's own files, those first that weren't used for longest. Before all of these
+        come those used after `latest` (ns since the epoch): some clock was wrong then, and for them
+        what is in use now would have to go."""
         found = []
         with os.scandir(self._descriptor) as names:
             for each in names:
