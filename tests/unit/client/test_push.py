@@ -184,6 +184,21 @@ def test_a_tag_that_goes_elsewhere_is_noticed(folder: Path) -> None:
     assert caught.value.code == "wrong_version"
 
 
+def test_a_tag_that_cannot_be_set(folder: Path) -> None:
+    """Nobody uploads a version anew that stands already."""
+
+    class Down(HonestBroker):
+        def tag(self, caller: object, reference: str, tag: str) -> object:
+            raise Unavailable("ledger", "the ledger doesn't answer", "try again", retry_s=3)
+
+    broker = Down()
+    with pytest.raises(Unavailable, match=r"m@1 stands.*ledger doesn't answer") as caught:
+        Session(context(broker)).push(folder, "m:prod")
+    assert caught.value.code == "ledger"
+    assert "modelvault tag m@1 prod" in caught.value.hint
+    assert caught.value.details == {"retry_s": 3}
+
+
 def test_an_answer_slower_than_somebody_elses_is_no_rollback(folder: Path) -> None:
     """Another thread sees serial 2 of the tag while this one still waits for its serial 1."""
 

@@ -86,6 +86,7 @@ def test_a_fork_doesnt_wait_for_what_it_never_sees(monkeypatch: pytest.MonkeyPat
         with pytest.raises(Conflict) as refused:
             saving.wait()
         assert refused.value.code == "other_process"
+        assert savings.begin(lambda: Saving("run", lambda: "its own")).wait() == "its own"
         savings.finish()
     release.set()
     assert saving.wait() == "True"

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from modelvault import connect, wiring
+from modelvault.adapters.objects_folder import FolderStore
 from modelvault.client.saving_ranks import Ticket
 from modelvault.client.session import Session
-from modelvault.errors import Conflict, InvalidRequest, ModelVaultError, NotFound
+from modelvault.errors import Conflict, InvalidRequest, ModelVaultError, NotFound, Unavailable
 from support.homes import isolated
 
 STATES = [{f"layer.{rank}": np.full((40, 50), rank, "f4")} for rank in range(3)]
@@ -129,7 +130,7 @@ COMMITTED = """
 import os
 import modelvault, numpy as np
 from modelvault.client import saving_ranks
-saving_ranks.move_tag = lambda *_: os.kill(os.getpid(), 9)
+saving_ranks.tag_new = lambda *_: os.kill(os.getpid(), 9)
 vault = modelvault.connect()
 own = vault.part("rank-0.safetensors", {"a": np.arange(1000, dtype="f4")})
 leading = vault.open_joint("between:step-1", own.sizes, [*own.sizes])
@@ -152,6 +153,7 @@ def test_the_leader_is_killed_between_the_version_and_its_tag(ranks: list[Sessio
 JOINED = """
 import os, sys
 import modelvault, numpy as np
+from modelvault.adapters.objects_folder import FolderStore
 from modelvault.adapters.objects_folder import FolderStore
 from modelvault.client.saving_ranks import Ticket
 vault = modelvault.connect()
@@ -213,11 +215,31 @@ def test_only_ones_own_and_only_once(ranks: list[Session]) -> None:
                 ranks[2].join_joint(leading.ticket, paths)
 
 
+def test_a_store_that_fails_once(
+    ranks: list[Session], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that met it writes its files again: the others' need not be."""
+    (part,) = parts(ranks)[:1]
+    with ranks[0].open_joint("wrong", part.sizes, [*part.sizes]) as leading:
+        before = objects(home)
+        with monkeypatch.context() as patch:
+            patch.setattr(FolderStore, "put", _down)
+            with pytest.raises(Unavailable):
+                leading.write(part)
+        assert objects(home) == before
+        ranks[0].commit_joint(leading, leading.write(part))
+
+
+def _down(*_args: object) -> None:
+    raise Unavailable("store_down", "the store doesn't answer")
+
+
 @pytest.mark.parametrize(
     ("sizes", "own"),
     [
         ({"a": 1}, ["b"]),
         ({"a": 1}, []),
+        ({"a": 1}, "a"),
         ({}, []),
         ({"../a": 1}, ["../a"]),
         ({"a": -1}, ["a"]),

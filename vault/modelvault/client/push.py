@@ -22,7 +22,7 @@ from modelvault.client.publishing import (
     verify,
 )
 from modelvault.client.scan import Scan
-from modelvault.client.tag import exact, move_tag
+from modelvault.client.tag import tag_new
 from modelvault.client.upload import Sent, Uploader, unsound
 from modelvault.errors import Unavailable
 from modelvault.reference import Reference
@@ -100,7 +100,7 @@ def push(
         journal.remove()
     verified = verify(context, reference, published, upload, told, kept, seen)
     if reference.tag is not None:
-        move_tag(context, exact(verified), reference.tag)
+        tag_new(context, verified, reference.tag)
     return Pushed(
         tenant=reference.tenant,
         model=reference.model,

@@ -118,16 +118,17 @@ class Savings:
         with self._lock:
             if self._closed:
                 raise Conflict("closed", "this session was closed", "connect again")
-            if self._running is not None and not self._running.done:
+            if (running := self._running) and not (running.done or running.foreign):
                 raise Conflict(
                     "save_running",
-                    f"the save of {self._running.reference} is still running, and a second copy "
+                    f"the save of {running.reference} is still running, and a second copy "
                     "would take as much memory again",
                     "wait() for it first, or save less often",
                 )
             self._remember()
             saving = start()
             self._running = saving
+            self._owner = os.getpid()
             if not self._watched:
                 atexit.register(self._tell)
                 self._watched = True
@@ -136,12 +137,12 @@ class Savings:
     def finish(self) -> None:
         """Wait for what runs, then raise the first error that nobody was told of, the others in
         its notes. From then on none can begin. Idempotent: each error is raised once."""
-        atexit.unregister(self._tell)
         with self._lock:
             self._closed = True
             if self._running is not None and not self._running.foreign:
                 self._running._ended.wait()
             self._remember()
+            atexit.unregister(self._tell)  # not before: Ctrl-C ends the waiting, not the save
             failed, self._failed = self._failed, []
         errors = [(each.reference, each.unseen_error) for each in failed]
         untold = [(reference, error) for reference, error in errors if error is not None]

@@ -28,7 +28,7 @@ from modelvault.client.publishing import (
     verify,
 )
 from modelvault.client.saving_plan import tensors_of, weights_file, with_files
-from modelvault.client.tag import exact, move_tag
+from modelvault.client.tag import tag_new
 from modelvault.client.upload import Sent, Uploader
 from modelvault.errors import Conflict, IntegrityError, InvalidRequest
 from modelvault.manifest import check_paths
@@ -85,7 +85,8 @@ class Joint:
         commits; there is no key in it.
 
         Raises Conflict (`not_ours`) for a file that isn't this process's, or was written already,
-        and what store and contents raise; nothing of `part` stays in the store then.
+        and what store and contents raise; nothing of `part` stays in the store then, and it can be
+        written anew.
         """
         if not self._left.issuperset(part.sizes):
             raise Conflict(
@@ -93,7 +94,6 @@ class Joint:
                 "this process has no keys of a file that it is to write, or has written it",
                 "name each file once, among the own ones, when the version is opened or joined",
             )
-        self._left -= set(part.sizes)
         uploader = Uploader(
             self._upload,
             self._keys,
@@ -101,7 +101,9 @@ class Joint:
             public_metadata=public_metadata,
             progress=_nothing,
         )
-        return uploader.send(part.contents)
+        sent = uploader.send(part.contents)
+        self._left -= set(part.sizes)
+        return sent
 
     def close(self) -> None:
         """Wipe the keys: nothing more can be written. Idempotent."""
@@ -161,7 +163,7 @@ class Leading(Joint):
         self.close()
         verified = verify(context, self._reference, published, self._upload, drafted, (), seen)
         if self._reference.tag is not None:
-            move_tag(context, exact(verified), self._reference.tag)
+            tag_new(context, verified, self._reference.tag)
         return Pushed(
             tenant=self._reference.tenant,
             model=self._reference.model,
@@ -200,6 +202,7 @@ def lead(
 ) -> Leading:
     """Open a version of the files in `sizes` (bytes by path), of which `own` are this process's."""
     check_pushable(reference)
+    _check_own(own)
     check_paths(sorted(sizes))
     declared = tuple(DeclaredFile(path, sizes[path]) for path in sorted(sizes))
     once = OneTimeKey()
@@ -215,6 +218,7 @@ def lead(
 def follow(context: Context, ticket: Ticket, own: Sequence[str]) -> Joint:
     """Join a version that another process of this identity has opened."""
     reference = Reference.parse(ticket.reference)
+    _check_own(own)
     once = OneTimeKey()
     upload = join(context, once, ticket.upload, tuple(own))
     if (upload.id, upload.tenant, upload.model) != (
@@ -226,6 +230,16 @@ def follow(context: Context, ticket: Ticket, own: Sequence[str]) -> Joint:
             "don't trust this broker",
         )
     return Joint(context, reference, upload, once, own)
+
+
+def _check_own(own: Sequence[str]) -> None:
+    if isinstance(own, str) or not own:
+        raise InvalidRequest(
+            "not_as_declared",
+            "no file is named that this process is to write",
+            "give a list of at least one path; a process that writes none need not join, and the "
+            "one that opens the version can write a small file, as its config.json",
+        )
 
 
 def _check_all(done: Sequence[Sent], sizes: Mapping[str, int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from modelvault.artifact import trust as trusting
 from modelvault.artifact.trust import Verified
 from modelvault.client.context import Context
-from modelvault.errors import IntegrityError
+from modelvault.errors import IntegrityError, ModelVaultError
 from modelvault.reference import Reference
 
 
@@ -36,3 +36,22 @@ def move_tag(context: Context, source: Reference, tag: str) -> Verified:
         )
     context.pins.remember(verified.seen)
     return verified
+
+
+def tag_new(context: Context, verified: Verified, tag: str) -> None:
+    """Make `tag` mean the version that was just published.
+
+    Raises as `move_tag`, saying that the version stands all the same.
+    """
+    stands = exact(verified)
+    try:
+        move_tag(context, stands, tag)
+    except IntegrityError:
+        raise
+    except ModelVaultError as failed:
+        raise type(failed)(
+            failed.code,
+            f"{stands} stands, but {tag} doesn't mean it yet: {failed.message}",
+            f"nothing need be uploaded again: `modelvault tag {stands} {tag}`",
+            **failed.details,
+        ) from None
