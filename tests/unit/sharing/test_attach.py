@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from modelvault.errors import (
     Conflict,
     IntegrityError,
     InvalidRequest,
+    ModelVaultError,
     NotFound,
     Unavailable,
 )
@@ -474,6 +476,62 @@ class TestFinding:
         assert path.parent.stat().st_mode & 0o077 == 0
         shared.host.stop()
         assert not path.parent.exists()
+
+
+def test_a_store_that_never_answers_for_one_file_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor what the holder has to say, nor its end."""
+    monkeypatch.setattr("modelvault.sharing.host._JOIN_NS", 100_000_000)
+    begun, waits, answer = threading.Event(), threading.Event(), threading.Event()
+
+    def stall() -> None:
+        begun.set()
+        assert answer.wait(10)
+
+    with hosted(FILES, linger_s=0) as shared:
+        take = shared.host._shelf.take
+
+        def taking(path: str, taker: object) -> int:
+            if begun.is_set() and path == MODEL:
+                waits.set()
+            return take(path, taker)
+
+        monkeypatch.setattr(shared.host._shelf, "take", taking)
+        with attach(shared.address) as one, attach(shared.address) as two:
+            one.tensor("b")  # it is looked at, and begun
+            shared.version.readers[MODEL].before = stall
+            lines = [threading.Thread(target=outcome, args=(each,)) for each in (one, two)]
+            lines[0].start()
+            assert begun.wait(20)
+            lines[1].start()
+            assert waits.wait(20)
+            time.sleep(0.2)  # it waits for the first one's answer by now
+            with attach(shared.address) as other:
+                assert bytes(other.read_bytes("config.json")) == FILES["config.json"]
+            assert not answer.is_set()
+            assert lines[0].is_alive()
+            shared.version.lease.revoked = True
+            for each in (one, two):
+                eventually(lambda each=each: denied(each))
+            shared.host.stop()
+            assert not Path(shared.address).exists()
+            answer.set()
+            for line in lines:
+                line.join(20)
+
+
+def outcome(model: modelvault.Model) -> None:
+    with suppress(ModelVaultError):
+        model.tensor("w")
+
+
+def denied(model: modelvault.Model) -> bool:
+    try:
+        model.check()
+    except AccessDenied as error:
+        return error.code == "revoked"
+    return False
 
 
 def test_limits(shared: Hosted) -> None:

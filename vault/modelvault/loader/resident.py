@@ -175,6 +175,14 @@ class Resident:
                 self._reader.wipe()
 
     @property
+    def busy(self) -> bool:
+        """Whether somebody reads or moves it at this moment, and others would have to wait."""
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+            return False
+        return True
+
+    @property
     def alive(self) -> bool:
         """Whether decrypted memory of this file is still mapped."""
         return self._region is not None and self._region.alive

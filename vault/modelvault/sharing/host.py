@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from modelvault.clock import Clock, boot_ms
+from modelvault.clock import Clock, boot_ms, steady_ns
 from modelvault.errors import AccessDenied, Conflict, ModelVaultError, Unavailable
 from modelvault.loader.model import Model
 from modelvault.sharing import address as addresses
@@ -41,7 +41,7 @@ LINGER_S = 60.0
 
 _LOG = logging.getLogger("modelvault.sharing")
 _TICK_S = 0.5
-_JOIN_S = 5.0
+_JOIN_NS = 5_000_000_000
 
 
 class Host:
@@ -123,10 +123,11 @@ class Host:
         if listener is not None:
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
-        for served in self._serving():
-            served.join(_JOIN_S)
-        if self._thread.is_alive():
-            self._thread.join(_JOIN_S)
+        # Who still reads for a process is left behind: a store that never answers holds nobody up.
+        until = steady_ns() + _JOIN_NS
+        for thread in (*self._serving(), self._thread):
+            if thread.is_alive():
+                thread.join(max(0, until - steady_ns()) / 1e9)
         if listener is not None:
             listener.close()
         self._remove()

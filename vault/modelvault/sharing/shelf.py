@@ -24,7 +24,8 @@ class _Given(msgspec.Struct):
 
 
 class Shelf:
-    """The files of one model that other processes were given. Thread-safe.
+    """The files of one model that other processes were given. Thread-safe; nobody who wants one
+    file waits for a store that another one comes from.
 
     Who takes a file is any object that stands for it; what nobody has for `linger_ms` milliseconds
     is given back, and decrypted anew should somebody ask again.
@@ -43,15 +44,18 @@ class Shelf:
         Raises what any access to the file raises, and Unavailable (`no_shared_memory`).
         """
         resident = self._model.lend(path)
-        with self._lock:
-            memory = resident.move(shared)
+        while True:
+            memory = resident.move(shared)  # waits for who reads this file
             if not isinstance(memory, Shared):
                 raise Unavailable("no_shared_memory", f"{path} lies in memory of another kind")
-            given = self._given.get(path)
-            if given is None or given.memory is not memory:  # the model let go of what was before
-                given = self._given[path] = _Given(resident, memory, set())
-            given.takers.add(taker)
-            return memory.give()
+            with self._lock:
+                if not memory.alive:  # given back in between
+                    continue
+                given = self._given.get(path)
+                if given is None or given.memory is not memory:  # the model let go of the other
+                    given = self._given[path] = _Given(resident, memory, set())
+                given.takers.add(taker)
+                return memory.give()
 
     def need(self, path: str, begin: int, end: int, taker: object) -> None:
         """Have these bytes in memory that `taker` took.
@@ -88,7 +92,9 @@ class Shelf:
             now = self._clock()
             for path, given in list(self._given.items()):
                 lingers = now - given.left_at < self._linger_ms
-                if not given.takers and not lingers and given.resident.release():
+                if given.takers or lingers or given.resident.busy:
+                    continue
+                if given.resident.release():
                     del self._given[path]
 
     def wipe(self) -> None:
