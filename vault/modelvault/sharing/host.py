@@ -125,9 +125,10 @@ class Host:
                 listener.shutdown(socket.SHUT_RDWR)
         # Who still reads for a process is left behind: a store that never answers holds nobody up.
         until = steady_ns() + _JOIN_NS
-        for thread in (*self._serving(), self._thread):
-            if thread.is_alive():
-                thread.join(max(0, until - steady_ns()) / 1e9)
+        for served in self._serving():
+            served.join(max(0, until - steady_ns()) / 1e9)
+        if self._thread.is_alive():
+            self._thread.join(max(0, until - steady_ns()) / 1e9)
         if listener is not None:
             listener.close()
         self._remove()

@@ -49,10 +49,6 @@ class Served:
         """In a forked child: the connection is the parent's."""
         self._connection.close()
 
-    def is_alive(self) -> bool:
-        """Whether its thread is."""
-        return self._thread.is_alive()
-
     def join(self, seconds: float) -> None:
         """Wait for the thread."""
         self._thread.join(seconds)
