@@ -50,6 +50,19 @@ def add(files: RamFiles, path: str, data: bytes) -> None:
     files.add(path, len(data), writes(data))  # type: ignore[arg-type]
 
 
+def test_what_somebody_has_put_in_its_place_stays(root: Path) -> None:
+    """The folder was emptied and filled anew, by another process say."""
+    files = RamFiles(root)
+    add(files, "deep/a", b"ours")
+    add(files, "b", b"ours")
+    shutil.rmtree(root / "deep")
+    (root / "deep").mkdir()
+    (root / "deep/a").write_bytes(b"theirs")
+    files.close()
+    assert (root / "deep/a").read_bytes() == b"theirs"
+    assert not (root / "b").exists()
+
+
 def _place(view: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
 

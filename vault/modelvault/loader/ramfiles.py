@@ -16,6 +16,8 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from modelvault.crypto import pages
 from modelvault.errors import Conflict, InvalidRequest, Unavailable
 from modelvault.loader.filesystems import in_memory
@@ -26,6 +28,13 @@ _MODE = 0o440  # a pod's containers may have different users, of one group
 # So long a close waits for who is filling a file, who wipes it: a store that never answers must not
 # keep others waiting.
 _FILLING_S = 2.0
+
+
+class _Made(msgspec.Struct, frozen=True):
+    """Where a file was made, and which: at its end another may have its name."""
+
+    place: Path
+    inode: int
 
 
 class RamFiles:
@@ -45,7 +54,7 @@ class RamFiles:
         self.root = root
         self._device = root.stat().st_dev
         self._places = places or {}
-        self._made: dict[str, Path] = {}
+        self._made: dict[str, _Made] = {}
         self._folders: list[Path] = []
         self._lock = threading.Lock()  # one file is filled at a time
         self.closed = False
@@ -93,10 +102,11 @@ class RamFiles:
             raise Conflict(
                 "file_exists", f"{place} is there already", "name an empty folder"
             ) from None
-        self._made[path] = place
+        told = os.fstat(descriptor)
+        self._made[path] = _Made(place, told.st_ino)
         try:
             self._check()  # before anything is in it, and after
-            if os.fstat(descriptor).st_dev != self._device:  # a link or a mount on the way there
+            if told.st_dev != self._device:  # a link or a mount on the way there
                 raise not_in_memory(place.parent)
             if size:
                 _reserve(descriptor, path, size)
@@ -143,11 +153,13 @@ def not_in_memory(folder: Path) -> InvalidRequest:
     )
 
 
-def _remove(made: dict[str, Path], folders: list[Path], owner: int) -> None:
+def _remove(made: dict[str, _Made], folders: list[Path], owner: int) -> None:
     if os.getpid() != owner:
         return
-    for place in list(made.values()):
-        _erase(place)
+    for file in list(made.values()):
+        with contextlib.suppress(OSError):
+            if file.place.lstat().st_ino == file.inode:
+                _erase(file.place)
     for folder in reversed(list(folders)):
         with contextlib.suppress(OSError):  # somebody has put something of his own there
             folder.rmdir()
@@ -159,8 +171,7 @@ def _erase(place: Path) -> None:
     """Remove a file, overwritten first unless somebody has it open or mapped."""
     with contextlib.suppress(OSError):
         if stat.S_ISREG(place.lstat().st_mode):
-            place.chmod(0o600)
-            descriptor = os.open(place, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = _writable(place)
             try:
                 # Given to nobody but the only one who has the file open: mappings count, too.
                 fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
@@ -168,6 +179,16 @@ def _erase(place: Path) -> None:
             finally:
                 os.close(descriptor)
     place.unlink(missing_ok=True)
+
+
+def _writable(place: Path) -> int:
+    # By its descriptor, so that no link that is put there meanwhile is followed.
+    readable = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        os.fchmod(readable, 0o600)
+        return os.open(f"/proc/self/fd/{readable}", os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        os.close(readable)
 
 
 def _overwrite(descriptor: int) -> None:
