@@ -120,7 +120,7 @@ def closed() -> Iterator[str]:
 
 @pytest.fixture(scope="module", params=USERS.values(), ids=USERS)
 def room(request: pytest.FixtureRequest) -> Iterator[tuple[Room, Plaintext]]:
-    """With `m:prod` in a vault of the user's own, who has looked for no file of ours before."""
+    """With `m:prod` in a vault of the user's own, and what is looked for afterwards."""
     base = Path(tempfile.mkdtemp())  # not below pytest's, where nobody else may look
     made = Room(base, request.param)
     try:

@@ -120,7 +120,7 @@ def test_eight_ranks_of_a_run_cost_what_one_does(
     assert (json.loads(codes), process.returncode, errors) == ([0] * RANKS, 0, "")
     assert seen == {str(number): sums for number in range(RANKS)}
     assert len(everybody) > RANKS + 3  # they, and those that look after them
-    assert size <= read <= MOST * size
+    assert 0.95 * size <= read <= MOST * size  # its code is read a little more or less
     assert 0.95 * size <= memory <= MOST * size
     print(f"read {read / size:.4f}, memory {memory / size:.4f} of the model")
     assert [each.id for each in vault.leases("m", ended=True)] == [lease.id]
