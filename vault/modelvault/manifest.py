@@ -34,6 +34,7 @@ ObjectName = Annotated[str, Meta(pattern=r"^objects/[0-9a-f]{32}\Z")]
 Time = Annotated[str, Meta(pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}\.[0-9]{3}Z\Z")]
 Count = Annotated[int, Meta(ge=0, le=canonical.MAX_INTEGER)]
 Positive = Annotated[int, Meta(ge=1, le=canonical.MAX_INTEGER)]
+MAX_TENSOR_NAME = 1024
 MAX_LABEL = 256
 Label = Annotated[str, Meta(max_length=MAX_LABEL)]
 DigestAlgorithm = Literal["blake3", "sha256"]
@@ -86,7 +87,7 @@ class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A tensor's public description, only where the pusher asked for `--public-metadata`."""
 
     file: str
-    name: Annotated[str, Meta(max_length=1024)]
+    name: Annotated[str, Meta(max_length=MAX_TENSOR_NAME)]
     dtype: Label
     shape: tuple[Count, ...]
     bytes: Count

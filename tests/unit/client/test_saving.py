@@ -157,6 +157,8 @@ class TestSave:
                 "bad_provenance",
             ),
             (lambda v, m: v.begin_save(STATE, m, labels={"step": "x" * 257}), "bad_labels"),
+            (lambda v, m: v.begin_save(STATE, m, max_copy="1 GiB"), "bad_max_copy"),
+            (lambda v, m: v.begin_save(STATE, m, max_copy=-1), "bad_max_copy"),
             (lambda v, m: v.push(__file__, m, labels={"step": 1000}), "bad_labels"),
             (lambda v, m: v.begin_save(STATE, f"{m}@3"), "bad_reference"),
             (lambda v, m: v.begin_save({"a": None}, m), "not_a_tensor"),
@@ -170,6 +172,14 @@ class TestSave:
             call(vault, model)
         assert refused.value.code == code
         assert len(vault.entries(limit=1000).entries) == before
+
+    def test_names_too_long_to_be_public(self, vault: Session, model: str) -> None:
+        state = {"x" * 1025: np.ones(3)}
+        with pytest.raises(InvalidRequest) as refused:
+            vault.save(state, model, public_metadata=True)
+        assert refused.value.code == "bad_tensors"
+        assert refused.value.hint
+        vault.save(state, model)
 
     def test_a_model_that_isnt_there(self, vault: Session) -> None:
         with pytest.raises(NotFound) as refused:

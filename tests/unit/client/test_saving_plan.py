@@ -126,6 +126,7 @@ class Twice(dict[str, Any]):
         ({"a": A}, {"model.safetensors.index.json": b""}, 5, "file_clash"),
         ({"a": A}, {"config.json": "{}"}, None, "not_bytes"),
         ({"a": A}, {3: b""}, None, "not_bytes"),
+        ({"a": A}, [("config.json", b"{}")], None, "not_bytes"),
         ({"a": A}, {"../config.json": b""}, None, "bad_path"),
         ({"a": A}, {"Model.safetensors": b""}, None, "bad_path"),
         ({"a": A}, {"x": b"", "X": b""}, None, "bad_path"),
@@ -145,6 +146,17 @@ def test_more_names_than_a_header_holds(monkeypatch: pytest.MonkeyPatch) -> None
         plan(state, {}, None)
     assert refused.value.code == "too_many_tensors"
     assert len(plan(state, {}, 1000)) == 4  # 100 tensors each, and the index
+
+
+def test_more_shards_than_a_version_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelvault.client.saving_plan.MAX_FILES", 3)
+    state = {name: A.copy() for name in "abc"}
+    with pytest.raises(InvalidRequest) as refused:
+        plan(state, {}, 1)
+    assert refused.value.code == "too_many_files"
+    assert "max_shard_size" in refused.value.hint
+    del state["c"]
+    assert len(plan(state, {}, 1)) == 3
 
 
 def test_a_tensor_that_changes_meanwhile() -> None:

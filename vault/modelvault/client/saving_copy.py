@@ -9,7 +9,7 @@ from typing import Self
 from modelvault.artifact.parallel import run_blocks
 from modelvault.client.content import Content
 from modelvault.client.saving_contents import CopiedFile, WeightsFile
-from modelvault.errors import Unavailable
+from modelvault.errors import InvalidRequest, Unavailable
 from modelvault.loader.memory import Region, check_fits
 
 _BLOCK = 8 << 20
@@ -22,8 +22,12 @@ class Copy:
         """Copies the weights, and returns when that is done. `most` is in bytes.
 
         Raises Unavailable (`insufficient_memory`) before a byte is copied: they are more than
-        `most`, or than the machine or the container has left.
+        `most`, or than the machine or the container has left. InvalidRequest (`bad_max_copy`).
         """
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 0):
+            raise InvalidRequest(
+                "bad_max_copy", f"max_copy is {most!r}", "give it in bytes: 8 * 2**30"
+            )
         weights = [each for each in contents if isinstance(each, WeightsFile)]
         self.size = sum(each.size for each in weights)
         if most is not None and self.size > most:

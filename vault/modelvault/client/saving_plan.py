@@ -10,7 +10,7 @@ from modelvault.client.content import Content
 from modelvault.client.saving_contents import SmallFile, WeightsFile
 from modelvault.client.saving_tensors import Tensor, tensor_of
 from modelvault.errors import InvalidRequest
-from modelvault.manifest import check_paths
+from modelvault.manifest import MAX_FILES, check_paths
 from modelvault.weights.index import SUFFIX
 from modelvault.weights.layout import check_name, lay_out
 from modelvault.weights.safetensors import short
@@ -85,6 +85,12 @@ def weights_file(path: str, tensors: Sequence[Tensor], tied: Mapping[str, str]) 
 def with_files(contents: Mapping[str, Content], files: Mapping[str, bytes]) -> tuple[Content, ...]:
     """All contents by path, with the further files among them."""
     found = dict(contents)
+    if not isinstance(files, Mapping):
+        raise InvalidRequest(
+            "not_bytes",
+            f"the files are given as {type(files).__name__}",
+            'give a mapping of names to contents: files={"config.json": b"{}"}',
+        )
     for path, data in files.items():
         if not isinstance(path, str) or not isinstance(data, bytes | bytearray | memoryview):
             raise InvalidRequest(
@@ -117,6 +123,13 @@ def _shards(tensors: Sequence[Tensor], most: int | None) -> list[list[Tensor]]:
             size = 0
         shards[-1].append(tensor)
         size += tensor.row.size
+    if len(shards) >= MAX_FILES:  # with the index there is one file more
+        raise InvalidRequest(
+            "too_many_files",
+            f"max_shard_size={most:,} makes {len(shards):,} files of this state; a version holds "
+            f"{MAX_FILES:,}",
+            "raise max_shard_size",
+        )
     return shards
 
 

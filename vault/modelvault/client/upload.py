@@ -21,7 +21,7 @@ from modelvault.errors import (
     ModelVaultError,
     NotFound,
 )
-from modelvault.manifest import TensorEntry
+from modelvault.manifest import MAX_TENSOR_NAME, TensorEntry
 from modelvault.ports.objects import ObjectWriter, Track, UploadStore
 from modelvault.upload import DraftFile, Upload
 from modelvault.weights import header
@@ -192,6 +192,12 @@ def describe(
             f"{found.path}: {refused.message}",
             "its tensors can't be made public: mend the file, or push without --public-metadata",
         ) from None
+    if any(len(tensor.name) > MAX_TENSOR_NAME for tensor in tensors):
+        raise InvalidRequest(
+            "bad_tensors",
+            f"{found.path}: a tensor has a name of more than {MAX_TENSOR_NAME:,} characters",
+            "it can't be made public: rename it, or push without public metadata",
+        )
     return kind, tuple(
         TensorEntry(
             file=found.path,
