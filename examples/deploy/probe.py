@@ -29,4 +29,11 @@ def main(path: str, port: str = "8443") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    match sys.argv[1:]:
+        case [path]:
+            sys.exit(main(path))
+        case [path, port]:
+            sys.exit(main(path, port))
+        case _:
+            print("usage: probe.py PATH [PORT]", file=sys.stderr)
+            sys.exit(2)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,12 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # Those that take options, or nothing at all.
 OTHERS = {"train_and_resume.py", "distributed_checkpoint.py"}
-PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py") if path.name not in OTHERS)
+MANY = {"run_transformers.py"}  # takes any number of words
+PROGRAMS = {path.name: path for path in EXAMPLES.rglob("*.py") if path.name not in OTHERS}
+USAGE = {
+    name: re.findall(r'"usage: (.*)"', path.read_text("utf-8"))[0]
+    for name, path in sorted(PROGRAMS.items())
+}
 
 
 class Called(dict[str, Any]):
@@ -22,53 +30,57 @@ class Called(dict[str, Any]):
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
-        super().__init__(__name__="__main__", sys=sys, os=__import__("os"))
+        super().__init__(__name__="__main__", sys=sys, os=os, Path=Path)
 
     def __missing__(self, name: str) -> Any:
-        if name in {"main", "train", "predict"}:
+        if name in {"main", "train", "predict", "prepare", "found", "token"}:
             return lambda *given: self.calls.append(given)
         raise KeyError(name)
 
 
-def begin(name: str) -> tuple[Called, Any]:
+def begin(name: str) -> tuple[Called, Callable[[], None]]:
     """What a program does when it is started, without its imports: those are of whole engines."""
-    *_, last = ast.parse((EXAMPLES / name).read_text("utf-8")).body
+    *_, last = ast.parse(PROGRAMS[name].read_text("utf-8")).body
     assert isinstance(last, ast.If)
     code = compile(ast.Module([last], []), name, "exec")
     names = Called()
     return names, lambda: exec(code, {}, names)  # noqa: S102 - a file of this repository
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_too_few_words_or_too_many(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # one sets it
-    for words in ([], ["x"] * 9):
-        if words and "..." in (EXAMPLES / name).read_text("utf-8").rpartition("usage: ")[2]:
-            continue
+    before = os.umask(0o077)  # and one this
+    yield
+    os.umask(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [*((name, 0) for name in USAGE), *((name, 9) for name in USAGE if name not in MANY)],
+)
+def test_other_words_than_it_takes(
+    name: str, words: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *["x"] * words])
+    names, start = begin(name)
+    with pytest.raises(SystemExit) as ended:
+        start()
+    told = capsys.readouterr()
+    assert (ended.value.code, told.out, names.calls) == (2, "", [])
+    assert re.fullmatch(rf"usage: {re.escape(name)} [^\n]+\n", told.err)
+
+
+@pytest.mark.parametrize("name", USAGE)
+def test_the_words_of_its_usage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, *others = USAGE[name].partition(" < ")[0].split(" | ")
+    for way in (program.partition(" ")[2], *others):
+        words = ["8" if word in {"RANK", "RANKS"} else word for word in way.split()]
         monkeypatch.setattr(sys, "argv", [name, *words])
         names, start = begin(name)
-        with pytest.raises(SystemExit) as ended:
+        with suppress(SystemExit):
             start()
-        told = capsys.readouterr()
-        assert (ended.value.code, told.out, names.calls) == (2, "", [])
-        assert re.fullmatch(rf"usage: {re.escape(name)} [^\n]+\n", told.err)
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_as_the_usage_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (EXAMPLES / name).read_text("utf-8")
-    (usage,) = re.findall(rf'"usage: {re.escape(name)} ([^"]*)"', text)
-    words = [
-        "8" if word in {"RANK", "RANKS"} else word
-        for word in usage.partition(" | ")[2].split() or usage.partition(" < ")[0].split()
-    ]
-    monkeypatch.setattr(sys, "argv", [name, *words])
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # one sets it
-    names, start = begin(name)
-    start()
-    assert len(names.calls) == 1
+        assert len(names.calls) == 1
 
 
 def test_the_script() -> None:

@@ -45,8 +45,8 @@ def reference_of(text: str) -> str:
             "bad_reference",
             f"{text[:200]!r} names a file of the model {address.reference}; here a whole model is "
             "meant",
-            f"write {address.reference}; single files are named by --file, a tenant's model "
-            "with a tag or a version: modelvault://tenant/name:tag",
+            f"write {address.reference} (load, run, hold and export take files by --file); a "
+            "tenant's model needs a tag or a version: modelvault://tenant/name:tag",
         )
     return address.reference
 

@@ -201,17 +201,18 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def main(call: str, first: str, *more: str) -> None:
-    os.umask(0o077)
-    if call == "prepare":
-        prepare(Path(first))
-    elif call == "found":
-        found(Path(first), Path(*more))
-    elif call == "token":
-        token(first, *more)
-    else:
-        sys.exit(__doc__)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    os.umask(0o077)
+    match sys.argv[1:]:
+        case ["prepare", state]:
+            prepare(Path(state))
+        case ["found", deployment, root_token]:
+            found(Path(deployment), Path(root_token))
+        case ["token", subject, *groups]:
+            token(subject, *groups)
+        case _:
+            print(
+                "usage: bootstrap.py prepare STATE | found FILE TOKEN | token SUBJECT GROUP...",
+                file=sys.stderr,
+            )
+            sys.exit(2)
