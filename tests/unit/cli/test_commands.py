@@ -776,6 +776,18 @@ def test_completes_references(run: Run, place: Path, start: str, offered: set[st
     } == offered
 
 
+def test_completes_addresses(run: Run, place: Path) -> None:
+    import click
+
+    from modelvault_cli.commands import arguments
+    from modelvault_cli.frame import Globals
+    from modelvault_cli.main import cli
+
+    context = click.Context(cli, obj=Globals())
+    offered = arguments.complete_reference(context, click.Argument(["x"]), "modelvault://minilm:p")
+    assert offered == ["modelvault://minilm:prod"]
+
+
 def test_completes_nothing_without_a_vault(run: Run, tmp_path: Path) -> None:
     import click
 
