@@ -42,6 +42,7 @@ def test_every_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "0.7553" in seen["load it as an allowed job; embed from its memory"]
     assert "rollback" in seen["put the old tag record back: refused"]
     assert "token_expired" in seen["refuse an expired token"]
+    assert seen["refuse the same job another purpose"].count("purpose_not_granted") == 1
     assert {entry.outcome for entry in demo.entries} == {"allowed", "denied", "done"}
     assert list(tmp_path.iterdir()) == []  # the world is gone
 
