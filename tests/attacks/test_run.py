@@ -108,14 +108,15 @@ above = [os.getpid()]
 for _ in range(3):
     text = pathlib.Path(f"/proc/{above[-1]}/stat").read_text()
     above.append(int(text.rpartition(") ")[2].split()[1]))
-if os.fork() == 0:
+leaves = "--leave" in sys.argv
+if not leaves and os.fork() == 0:
     os.setsid()  # a daemon of it
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(1000)
 for number in sys.argv[1]:
     os.kill(above[int(number)], signal.SIGSTOP)
 os.write(1, b"stopped\\n")
-while True:
+while not leaves:
     time.sleep(0.05)
 """
 
@@ -164,6 +165,18 @@ def test_who_stops_both_is_killed_by_the_front(vault: Session) -> None:
         told, errors = process.communicate(timeout=runs.PATIENCE_S)
         assert not any(map(runs.lives, everybody))
     assert (told, process.returncode) == ("", 125)
+    assert "error[run_killed]" in errors
+    assert runs.places() == set()
+
+
+def test_who_stops_its_holder_and_leaves_leaves_nothing(vault: Session) -> None:
+    """Links to the model's memory would still lead there."""
+    line = (sys.executable, "-c", STOPS, "2", "--leave")
+    with started("m", *line, kind="links", ours=runs.QUICK) as process:
+        everybody = runs.family(process.pid)
+        told, errors = process.communicate(timeout=runs.PATIENCE_S)
+        assert not any(map(runs.lives, everybody))
+    assert (told, process.returncode) == ("stopped\n", 125)
     assert "error[run_killed]" in errors
     assert runs.places() == set()
 

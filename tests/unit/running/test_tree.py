@@ -57,6 +57,9 @@ def test_asked_first_then_killed(start: Callable[[str], subprocess.Popen[str]]) 
 def test_a_stopped_process_hears_of_it(start: Callable[[str], subprocess.Popen[str]]) -> None:
     process = start("sleep 1000 & kill -STOP $!")
     before = tree.descendants(process.pid)
+    assert [tree.stopped(one.pid) for one in before] == [True]
+    assert not tree.stopped(process.pid)
+    assert not tree.stopped(1 << 22)
     tree.end(process.pid, 60, reap)
     assert not any(map(lives, before))
 

@@ -170,18 +170,19 @@ class _Front:
             handling.forward(self._holder_descriptor, number)
 
     def _outlived(self) -> bool:
-        """Whether something of the command's lives though the lease is over."""
+        """Whether something of the command's lives though the lease is over, or the holder can't
+        empty the folder."""
         if not self._term.over or self._warden is None:
             return False
-        return bool(tree.descendants(self._warden))
+        return bool(tree.descendants(self._warden)) or tree.stopped(self._holder)
 
     def _ended_all(self) -> Unavailable:
-        """Holder and warden were both stopped: all is killed that descends from here."""
+        """Who should have seen to that is stopped: all is killed that descends from here."""
         tree.kill(os.getpid(), self._reap)
         return Unavailable(
             "run_killed",
-            "the lease is over, and those who had to end the command didn't: all of them were "
-            "killed",
+            "the lease is over, and who had to end the command and to empty its folder didn't: "
+            "all of them were killed",
             "see who stops the processes of a run (SIGSTOP, a debugger), and run it again",
         )
 

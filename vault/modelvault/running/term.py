@@ -19,7 +19,8 @@ _UNTIL, _GRACE, _TAKEN = range(3)
 
 
 class Term:
-    """One run's. Made before its processes fork; all of them see the same. One of them writes."""
+    """One run's. Made before its processes fork; all of them see the same. The holder tells; only
+    `take` is somebody else's."""
 
     def __init__(self, clock: Clock = boot_ms) -> None:
         """`clock` is a boot clock in milliseconds."""

@@ -27,6 +27,7 @@ class Process(NamedTuple):
     parent: int
     started: int
     ended: bool
+    stopped: bool = False
 
 
 def descendants(root: int) -> list[Process]:
@@ -40,6 +41,12 @@ def descendants(root: int) -> list[Process]:
         found += children.get(found[at].pid, ())
         at += 1
     return [one for one in found if not one.ended]
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process is, by a signal or a debugger."""
+    found = _read(pid)
+    return found is not None and found.stopped
 
 
 def send(root: int, *signals: signal.Signals) -> int:
@@ -104,4 +111,7 @@ def _read(pid: int) -> Process | None:
         return None
     # The name stands in brackets and can hold anything, brackets too.
     fields = text[text.rindex(b")") + 2 :].split()
-    return Process(pid, int(fields[1]), int(fields[19]), fields[0] in (b"Z", b"X"))
+    state = fields[0]
+    return Process(
+        pid, int(fields[1]), int(fields[19]), ended=state in b"ZX", stopped=state in b"Tt"
+    )
