@@ -29,7 +29,7 @@ QUICK = (
     sys.executable, "-c",
     "import sys\n"
     "from modelvault.running import front, warden\n"
-    "front._ENDING_S, warden.LATE_S = 4, 1\n"
+    "front._ENDING_S, warden.LATE_S, warden.LEFT_GRACE_S = 4, 1, 1\n"
     "front._LOOK_S = warden._LOOK_S = 0.2\n"
     "from modelvault_cli.main import run\n"
     "sys.exit(run())",

@@ -111,7 +111,7 @@ class Holder:
         status = self._warden.wait()
         if how == "revoked":
             raise self._revoked(model)
-        if self._term.taken:
+        if self._term.taken or self._term.over:
             raise self._stopped(model)
         return self._code(status)
 

@@ -155,18 +155,19 @@ class _Life:
             self._stand_in(place)
         else:
             tree.end(os.getpid(), self._grace_s, self._reap)
+        # Whom the command stopped goes on: nobody is left that could stop it again.
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self._holder_process, signal.SIGCONT)
         return 0 if self._status is None else handling.exit_code(self._status)
 
     def _stand_in(self, place: Place) -> None:
-        """Do what the holder would have done by now, and have it tell that."""
+        """Do what the holder would have done by now."""
         self._term.take()
         with contextlib.suppress(OSError):
             private.hide(place.path)
         place.remove()  # links; what is mounted stays
         tree.end(os.getpid(), self._term.grace_s, self._reap)
         self._clear(place)
-        with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(self._holder_process, signal.SIGCONT)
 
     def _clear(self, place: Place) -> None:
         with contextlib.suppress(OSError):
