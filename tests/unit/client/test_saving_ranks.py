@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -213,6 +214,27 @@ def test_only_ones_own_and_only_once(ranks: list[Session]) -> None:
         for paths in (["nowhere"], [PATHS[2], PATHS[2]]):
             with pytest.raises(InvalidRequest):
                 ranks[2].join_joint(leading.ticket, paths)
+
+
+def test_what_another_save_has_put_stays(ranks: list[Session], home: Path) -> None:
+    """A process that hands on what is of a version that stands, by mistake or to have it deleted:
+    the commit is refused, and giving up deletes none of it."""
+    (part,) = parts(ranks)[:1]
+    with ranks[0].open_joint("other:step-1", part.sizes, [*part.sizes]) as leading:
+        sent = leading.write(part)
+        ranks[0].commit_joint(leading, sent)
+    stands = objects(home)
+    for lie in (lambda one: one, lambda one: msgspec.structs.replace(one, seeds=None)):
+        told = [lie(one) for one in sent]
+        leading = ranks[0].open_joint("other:step-2", part.sizes, [*part.sizes])
+        with pytest.raises(InvalidRequest) as refused:
+            ranks[0].commit_joint(leading, told)
+        assert refused.value.code == "not_as_declared"
+        assert "isn't of this save" in refused.value.message
+        ranks[0].open_joint("other:step-2", part.sizes, [*part.sizes]).abandon(told)
+        assert objects(home) == stands
+    with ranks[1].load("other:step-1", purpose="inference") as model:
+        assert len(model.read_bytes("config.json")) == 2
 
 
 def test_a_store_that_fails_once(

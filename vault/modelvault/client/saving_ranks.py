@@ -150,6 +150,7 @@ class Leading(Joint):
         self._check_open()
         context = self._context
         try:
+            self._check_ours(done)
             _check_all(done, self._sizes)
             found = inspection({each.file.path: each.format for each in done}, self._sizes)
             drafted = draft(done, found, told)
@@ -182,7 +183,9 @@ class Leading(Joint):
         self.close()
         if not self._ended:
             self._ended = True
-            give_up(self._context, self._store, self._upload.id, self._once.hash, sent)
+            # Others' word for what they have put: of it only what can be of no other upload goes.
+            ours = [each for each in sent if self._is_ours(each)]
+            give_up(self._context, self._store, self._upload.id, self._once.hash, ours)
 
     def __exit__(
         self,
@@ -191,6 +194,19 @@ class Leading(Joint):
         trace: TracebackType | None,
     ) -> None:
         self.abandon()
+
+    def _is_ours(self, sent: Sent) -> bool:
+        names = [self._store.name(seed) for seed in sent.seeds or ()]
+        return names == [sent.file.object, sent.file.leaves]
+
+    def _check_ours(self, done: Sequence[Sent]) -> None:
+        for each in done:
+            if not self._is_ours(each):
+                raise InvalidRequest(
+                    "not_as_declared",
+                    f"what is told of {each.file.path} isn't of this save",
+                    "commit what the write() calls of this very save gave, and nothing older",
+                )
 
     def _check_open(self) -> None:
         if self._ended:

@@ -35,11 +35,15 @@ SMALL_AT_ONCE = 8
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """A file that lies in the store, and what it was found to be."""
+    """A file that lies in the store, and what it was found to be.
+
+    `seeds` are what its two objects' names were derived from: with the upload's id they show, to
+    another process too, that the objects are of this upload and of no other."""
 
     file: DraftFile
     format: str
     tensors: tuple[TensorEntry, ...]
+    seeds: tuple[str, str] | None = None
 
 
 class _Tracked:
@@ -120,7 +124,9 @@ class Uploader:
 
     def _send(self, found: Content) -> Sent:
         if self._journal is None:
-            return self._put(found, (self._new_name(), self._new_name()), self._store, None)
+            seeds = (secrets.token_hex(16), secrets.token_hex(16))
+            sent = self._put(found, self._named(seeds), self._store, None)
+            return msgspec.structs.replace(sent, seeds=seeds)
         done = self._journal.finished(found)
         if done is not None:
             self._progress(found.size)
@@ -136,7 +142,7 @@ class Uploader:
         """Put what is missing of a file, and write down how far that got."""
         payload = self._geometry.payload
         self._progress(sum(min(payload, found.size - at * payload) for at in trail.leaves))
-        names = (self._store.name(trail.seeds[0]), self._store.name(trail.seeds[1]))
+        names = self._named(trail.seeds)
         sent = self._put(found, names, _Tracked(self._store, names[0], trail), trail)
         trail.finished(sent.file, sent.format, sent.tensors)
         return sent
@@ -171,8 +177,8 @@ class Uploader:
         )
         return Sent(file, kind, tensors)
 
-    def _new_name(self) -> str:
-        return self._store.name(secrets.token_hex(16))
+    def _named(self, seeds: tuple[str, str]) -> tuple[str, str]:
+        return self._store.name(seeds[0]), self._store.name(seeds[1])
 
 
 def describe(
