@@ -77,6 +77,18 @@ def files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+def test_it_may_be_imported_before_mlflow() -> None:
+    """MLflow asks for what is registered while it is imported: also by us."""
+    asked = (
+        "import modelvault.integrations.mlflow as plugin\n"
+        "made = plugin.ModelVaultArtifactRepository\n"
+        "import mlflow.store.artifact.artifact_repository_registry as registry\n"
+        "assert registry.get_artifact_repository('modelvault://m/0/a') is not None\n"
+    )
+    run = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=False)
+    assert (run.returncode, "Failure attempting" in run.stderr) == (0, False), run.stderr
+
+
 # a real server
 
 
