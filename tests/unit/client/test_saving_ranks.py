@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -235,6 +236,31 @@ def test_what_another_save_has_put_stays(ranks: list[Session], home: Path) -> No
         assert objects(home) == stands
     with ranks[1].load("other:step-1", purpose="inference") as model:
         assert len(model.read_bytes("config.json")) == 2
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda sent: (*sent, sent[0]),
+        lambda sent: sent[:1],
+        lambda sent: [
+            msgspec.structs.replace(each, file=msgspec.structs.replace(each.file, size=3))
+            for each in sent
+        ],
+        lambda sent: [
+            msgspec.structs.replace(each, file=msgspec.structs.replace(each.file, path="more"))
+            for each in sent
+        ],
+    ],
+    ids=["twice", "missing", "size", "path"],
+)
+def test_a_process_that_tells_something_else(ranks: list[Session], told: Any) -> None:
+    (part,) = parts(ranks)[:1]
+    with ranks[0].open_joint("wrong", part.sizes, [*part.sizes]) as leading:
+        sent = leading.write(part)
+        with pytest.raises(InvalidRequest, match=r"config\.json|rank-0|more") as refused:
+            leading.commit(told(sent))
+    assert refused.value.code == "not_as_declared"
 
 
 def test_a_store_that_fails_once(

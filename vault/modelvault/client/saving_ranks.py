@@ -9,6 +9,7 @@ one is missing there is no version; an upload that isn't committed is given up o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
@@ -260,12 +261,13 @@ def _check_own(own: Sequence[str]) -> None:
 
 def _check_all(done: Sequence[Sent], sizes: Mapping[str, int]) -> None:
     written = {each.file.path: each.file.size for each in done}
-    if len(written) != len(done) or written != dict(sizes):
-        missing = sorted(set(sizes) - set(written))
+    differs = {path for path in {*sizes, *written} if written.get(path) != sizes.get(path)}
+    twice = {one.file.path for one, next_ in pairwise(done) if one.file.path == next_.file.path}
+    if differs or twice:
         raise InvalidRequest(
             "not_as_declared",
-            "not all processes have written what was declared"
-            + (f": {', '.join(missing[:3])}" if missing else ""),
+            "not all processes have written just what was declared, each file once: "
+            + ", ".join(sorted(differs | twice)[:3]),
             "save again once all of them run",
         )
 
