@@ -235,6 +235,23 @@ class _nothing:  # noqa: N801
     def __exit__(self, *_args: object) -> None: ...
 
 
+@pytest.mark.parametrize("newest", ["file", "folder"])
+def test_a_file_in_one_version_and_a_folder_in_another(churn: str, ram: Path, newest: str) -> None:
+    """The newer one counts, and all of the run can be had."""
+    made = repository(churn)
+    file, inner = ram / "m", ram / "inner.dat"
+    file.write_bytes(b"a file" * 100)
+    inner.write_bytes(b"in a folder" * 100)
+    steps = [lambda: made.log_artifact(str(file)), lambda: made.log_artifact(str(inner), "m")]
+    for step in steps if newest == "folder" else reversed(steps):
+        step()
+    place = Path(made.download_artifacts(""))
+    assert files_in(place) == (["m"] if newest == "file" else ["m/inner.dat"])
+    assert [found.is_dir for found in made.list_artifacts()] == [newest == "folder"]
+    file.unlink()
+    inner.unlink()
+
+
 def test_a_revocation_takes_the_files_and_a_load_asks_anew(
     churn: str, vault: Session, logged: Any
 ) -> None:

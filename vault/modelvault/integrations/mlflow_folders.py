@@ -60,12 +60,14 @@ class Folder(msgspec.Struct, frozen=True):
         return {_ROOT: self.root, _PATH: "/".join(part for part in (self.inside, path) if part)}
 
     def held(self, vault: Shows) -> dict[str, Held]:
-        """What is in the folder, by its path there, the newest of each.
+        """What is in the folder, by its path there, the newest of each. What is a file in one
+        version and a folder in another is what the newer says.
 
         Raises what `Session.show` raises.
         """
         inside = f"{self.inside}/" if self.inside else ""
         found: dict[str, Held] = {}
+        folders: set[str] = set()
         for manifest in self._manifests(vault):
             below = PurePosixPath(manifest.labels.get(_PATH, ""))
             for entry in manifest.files:
@@ -73,7 +75,10 @@ class Folder(msgspec.Struct, frozen=True):
                 if place.startswith(inside):
                     artifact = place.removeprefix(inside)
                     version = f"{self.model}@{manifest.version}"
-                    found.setdefault(artifact, Held(artifact, version, entry.path, entry.size))
+                    above = {str(each) for each in PurePosixPath(artifact).parents}
+                    if artifact not in folders and above.isdisjoint(found):
+                        folders |= above
+                        found.setdefault(artifact, Held(artifact, version, entry.path, entry.size))
         return found
 
     @property
