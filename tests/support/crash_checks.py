@@ -207,7 +207,8 @@ def published_or_not(vault: Session, home: Path) -> None:
 def check_init(home: Path) -> None:
     """The new home is whole, or not there and can be made; what is left beside it is hidden."""
     fresh = home.with_name("fresh")
-    others = {path.name for path in home.parent.iterdir()} - {"fresh", "home", "new", "log"}
+    mine = {"fresh", "config", "home", "new", "log"}
+    others = {path.name for path in home.parent.iterdir()} - mine
     assert all(name.startswith(".fresh.") for name in others), others
     if not fresh.exists():
         try:

@@ -4,14 +4,17 @@
 
 Prints one JSON document: the labels of all points, those at which the walk was killed, and for
 each point what was wrong (nothing, one hopes). Each walk runs in a fork of a process that has all
-modules imported and no threads, on a fresh copy of one home.
+modules imported and no threads, on a fresh copy of one home, at the same time and with the same
+randomness: what several of them leave alike, byte by byte, is looked at once.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import sys
@@ -23,8 +26,10 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import modelvault
-from modelvault import wiring
+from modelvault import clock, wiring
 from modelvault.client.session import Session
+from modelvault.crypto import hpke
+from modelvault.crypto.secret import Secret
 from support import crash_checks as checks
 from support.crash_checks import (
     FIRST,
@@ -41,6 +46,8 @@ from support.crash_checks import (
 from support.crash_points import CrashPoints, Point, points
 
 AT_ONCE = min(2, os.cpu_count() or 1)
+BEGUN = clock.utc_ms()
+WAL_HEADER, FRAME_HEADER = 32, 24
 
 
 class Walk(NamedTuple):
@@ -82,6 +89,7 @@ def delete_and_gc(home: Path) -> None:
 
 
 def init(home: Path) -> None:
+    os.environ["XDG_CONFIG_HOME"] = str(home.with_name("config"))  # the root key is left there
     wiring.init(home.with_name("fresh"), segment_length=SEGMENT)
 
 
@@ -135,9 +143,26 @@ def forked(work: Callable[[], None]) -> int:
     return os.waitpid(started(work), 0)[1]
 
 
+def always_the_same() -> None:
+    """Let this process have the time and the randomness of every other one that walks."""
+    asked = itertools.count()
+
+    def drawn(size: int) -> bytes:
+        return hashlib.shake_256(str(next(asked)).encode()).digest(size)
+
+    def generate(_suite: str) -> hpke.RecipientKey:
+        return hpke.derived(Secret.copy_of(drawn(32)), Secret.copy_of(drawn(64)))
+
+    checks.real_utc_ms = lambda: BEGUN
+    setattr(hpke, "generate", generate)  # noqa: B010 - it asks OpenSSL
+    setattr(os, "urandom", drawn)  # noqa: B010 - as crash points are set
+    setattr(random, "_urandom", drawn)  # noqa: B010 - which `secrets` asks
+
+
 def run(walk: Walk, home: Path, log: Path, die_at: Point | None) -> int:
     def armed() -> None:
         CrashPoints(log, die_at).arm()
+        always_the_same()
         walk.do(home)
 
     return forked(armed)
@@ -151,8 +176,8 @@ def fresh_copy(template: Path, name: str) -> Path:
     return place / "home"
 
 
-def left(place: Path) -> bytes:
-    """All that a killed walk has left on the disk, as a digest.
+def left(place: Path) -> str:
+    """All that a killed walk has left on the disk, wherever its place is, as a digest.
 
     SQLite's index of its log isn't looked at: whoever opens the database next makes it anew.
     """
@@ -160,26 +185,37 @@ def left(place: Path) -> bytes:
     digest = hashlib.sha256()
     for path in files:
         data = path.read_bytes() if path.is_file() and path.name != "log" else b""
+        data = frames(data) if path.name.endswith("-wal") else data.replace(bytes(place), b".")
         digest.update(f"{path.relative_to(place)} {len(data)}\n".encode() + data)
-    return digest.digest()
+    return digest.hexdigest()
 
 
-def kill(walk: Walk, template: Path, number: int, point: Point, seen: set[bytes]) -> str:
+def frames(log: bytes) -> bytes:
+    """The pages of SQLite's log and their numbers, without its salts, which are random, and its
+    sums, which depend on them."""
+    if not log:
+        return log
+    size = FRAME_HEADER + int.from_bytes(log[8:12], "big")
+    parts = (log[at : at + size] for at in range(WAL_HEADER, len(log), size))
+    return b"".join(part[:8] + part[FRAME_HEADER:] for part in parts)
+
+
+def kill(walk: Walk, template: Path, number: int, point: Point) -> str:
     """Kill the walk there, on a copy of its own, and look; what was wrong, or nothing.
 
-    What left the disk as another point did, byte by byte, has been looked at (`seen`).
+    What left the disk as another point did, byte by byte, has been looked at: it is in `seen`.
     """
     home = fresh_copy(template, f"run{number}")
     try:
         status = run(walk, home, home.parent / "log", point)
         if status != signal.SIGKILL:
             return f"it wasn't killed there: {status}"
-        state = left(home.parent)
-        if state in seen:
+        seen = template.parent / "seen" / left(home.parent)
+        if seen.exists():
             return ""
         if forked(lambda: walk.check(home)) != 0:
             return "what must hold afterwards doesn't; see the output"
-        seen.add(state)
+        seen.touch()
         return ""
     finally:
         shutil.rmtree(home.parent)
@@ -189,13 +225,13 @@ def kill_at_each(walk: Walk, template: Path, chosen: list[Point]) -> dict[str, s
     """What was wrong, by point; several processes share the work."""
 
     def share(first: int) -> None:
-        seen: set[bytes] = set()
         wrong = {
-            f"{point.label} #{point.nth}": kill(walk, template, number, point, seen)
+            f"{point.label} #{point.nth}": kill(walk, template, number, point)
             for number, point in list(enumerate(chosen))[first::AT_ONCE]
         }
         (template.parent / f"wrong{first}").write_text(json.dumps(wrong))
 
+    (template.parent / "seen").mkdir()
     children = [started(lambda first=first: share(first)) for first in range(AT_ONCE)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * AT_ONCE
     found: dict[str, str] = {}
@@ -217,6 +253,7 @@ def main(name: str, root: Path) -> dict[str, object]:
         "labels": sorted(set(labels)),
         "killed": sorted({point.rpartition(" #")[0] for point in told}),
         "points": len(told),
+        "states": len(list((root / "seen").iterdir())),
         "wrong": {point: wrong for point, wrong in told.items() if wrong},
     }
 
