@@ -59,6 +59,7 @@ from modelvault.upload import (
     TaggedFile,
     Upload,
 )
+from support.empty_ledger import fresh_ledger
 
 SEGMENT = 64
 REVISION = "sha256:" + "01" * 32
@@ -454,7 +455,10 @@ def make(
     source = KeyFile(root / "root.key")
     LocalKeyring.make(root / "keyring.json", source)
     keyring = LocalKeyring(root / "keyring.json", source)
-    ledger = SqlLedger.create(ledger_url or f"sqlite:///{root / 'ledger.db'}", now)
+    if ledger_url is None:
+        ledger = fresh_ledger(root / "ledger.db", now)
+    else:
+        ledger = SqlLedger.create(ledger_url, now)
     store = FolderStore(root)
     policy = PlainPolicy(rule)
     engines: dict[str, PolicyEngine] = {REVISION: policy}

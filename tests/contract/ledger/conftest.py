@@ -10,6 +10,7 @@ import pytest
 from modelvault.adapters.ledger_sql import SqlLedger
 from modelvault.clock import utc_ms
 from modelvault.ports import Ledger
+from support.empty_ledger import fresh_ledger
 from support.ledger_scene import Scene
 from support.plain_ledger import PlainLedger
 from support.servers.postgresql import FAST, Cluster
@@ -43,7 +44,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
         opened.close()
         cluster.drop(database)
         return
-    made = SqlLedger.create(f"sqlite:///{tmp_path}/ledger.db", utc_ms, deadline_s=30)
+    made = fresh_ledger(tmp_path / "ledger.db", utc_ms, deadline_s=30)
     yield made
     made.close()
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
-from modelvault.adapters.ledger_sql import SqlLedger
 from modelvault.catalog import KeyRow, LeaseRow, Limits, TagRow, UploadRow, VersionRow
 from modelvault.clock import to_text
 from modelvault.errors import ModelVaultError
 from modelvault.manifest import FileEntry, Manifest
 from modelvault.ports import Ledger
+from support.empty_ledger import fresh_ledger
 from support.ledger_scene import ALICE, BOB, HOUR, REVISION, Scene, entry, envelope, ident
 from support.plain_ledger import PlainLedger
 
@@ -33,8 +33,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = START
         self._folder = tempfile.TemporaryDirectory()
-        path = Path(self._folder.name, "ledger.db")
-        self.real: SqlLedger = SqlLedger.create(f"sqlite:///{path}", lambda: self.now)
+        self.real = fresh_ledger(Path(self._folder.name, "ledger.db"), lambda: self.now)
         self.plain = PlainLedger(lambda: self.now)
         self.uploads: list[UploadRow] = []
         self.leases: list[LeaseRow] = []
