@@ -147,6 +147,9 @@ class Model(Tensors, Formats):
     def close(self) -> None:
         """Wipe and unmap all, remove the folder, end the lease. Doing it twice is fine.
 
+        Not in a signal handler, which may have interrupted what holds a lock here: raise there
+        (`sys.exit()`), and let the `with` close it.
+
         Raises Conflict (`views_alive`) naming the files whose memory is in use; the model stays
         open then, and a later close works.
         """
