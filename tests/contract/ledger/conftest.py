@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelvault.adapters.ledger_sql import SqlLedger
+from modelvault.adapters.ledger_sql.schema import metadata
 from modelvault.clock import utc_ms
 from modelvault.ports import Ledger
 from support.empty_ledger import fresh_ledger
@@ -31,6 +32,21 @@ def template(cluster: Cluster) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def shared(cluster: Cluster, template: str) -> str:
+    """A database that one test uses after the other: to make one takes longer than most tests."""
+    return cluster.fresh(template)
+
+
+def empty(cluster: Cluster, database: str) -> None:
+    """Take from a ledger what a test has written. It came there by the port alone: as rows."""
+    written = [name for name in metadata.tables if name != "about"]
+    with cluster.connect(database) as connection:
+        connection.execute("SET lock_timeout = '30s'")
+        connection.execute(f"TRUNCATE {', '.join(written)}")  # type: ignore[arg-type]
+        connection.execute("INSERT INTO head (id, seq) VALUES (1, 0)")
+
+
 @pytest.fixture(params=["plain", "sqlite", "postgresql"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     if request.param == "plain":
@@ -38,11 +54,11 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
         return
     if request.param == "postgresql":
         cluster: Cluster = request.getfixturevalue("cluster")
-        database = cluster.fresh(request.getfixturevalue("template"))
+        database = request.getfixturevalue("shared")
+        empty(cluster, database)
         opened = SqlLedger(cluster.url(database), utc_ms, deadline_s=30)
         yield opened
         opened.close()
-        cluster.drop(database)
         return
     made = fresh_ledger(tmp_path / "ledger.db", utc_ms, deadline_s=30)
     yield made
