@@ -48,6 +48,27 @@ def test_a_tensor_is_found_wherever_it_hides(holder: str) -> None:
         read(at(*HOLDERS[holder], tensor=external("../w.bin")))
 
 
+@pytest.mark.parametrize("name", [b"ep_cache_context", b"other"])
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        (b"engine.ctx", True), (b"\x7fELF\x00" + bytes(range(256)), True), (b"x" * 5000, True),
+        (b"", True), (b"../engine.ctx", False), (b"/etc/passwd", False), (b"a\\b", False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("turned", [False, True])
+def test_compiled_parts_are_named_within_the_folder(
+    name: bytes, text: bytes, plain: bool, turned: bool
+) -> None:
+    parts = [field(1, 7), field(1, name), field(4, text), field(4, 7), field(20, 3), field(1, 7)]
+    data = at(7, 1, 5, tensor=b"".join(reversed(parts) if turned else parts))
+    if plain or name == b"other":
+        assert read(data) == ()
+    else:
+        with pytest.raises(IntegrityError, match="external data at"):
+            read(data)
+
+
 def test_each_file_is_named_once_with_the_most_that_is_asked_of_it() -> None:
     data = model_of(
         graph_of(

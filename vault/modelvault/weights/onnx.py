@@ -10,6 +10,7 @@ here is what an engine sees.
 from __future__ import annotations
 
 import posixpath
+from contextlib import suppress
 
 import msgspec
 
@@ -43,6 +44,12 @@ _SINGLE = {
     "Model": {7}, "Training": {1, 2}, "Attribute": {5, 6, 22}, "SparseTensor": {1, 2},
     "Entry": {1, 2},
 }  # fmt: skip
+
+
+# An attribute's name and its text. Where a part was compiled for some device, the text of this name
+# is the part itself, or the name of its file.
+_NAME, _TEXT = 1, 4
+_COMPILED = b"ep_cache_context"
 
 
 class External(msgspec.Struct, frozen=True):
@@ -87,7 +94,12 @@ class _Walk:
             self._tensor(end)
             return
         inner, seen = _FIELDS[kind], set()
+        texts: dict[int, bytes] = {}
         for field, wire, value in self._fields.each(end):
+            told = kind == "Attribute" and field in (_NAME, _TEXT) and wire == BYTES
+            if told and value <= _MAX_TEXT:
+                texts[field] = self._fields.take(value)
+                continue
             if field not in inner or wire != BYTES:
                 self._fields.skip(value if wire == BYTES else 0)
                 continue
@@ -95,6 +107,14 @@ class _Walk:
                 raise self._lie(f"a part that stands once stands twice (field {field} of {kind})")
             seen.add(field)
             self.message(inner[field], self._fields.position + value, depth + 1)
+        if texts.get(_NAME) == _COMPILED:
+            self._compiled(texts.get(_TEXT, b""))
+
+    def _compiled(self, text: bytes) -> None:
+        """Providers open what it names as they open external data."""
+        with suppress(UnicodeDecodeError):  # the part itself, then
+            if text and text.decode().isprintable():
+                self._location(text)
 
     def _tensor(self, end: int) -> None:
         told: dict[bytes, bytes] = {}
