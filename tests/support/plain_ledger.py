@@ -162,22 +162,32 @@ class PlainLedger:
             self._log(state, entry)
 
     # uploads, versions
-    def begin(self, upload: UploadRow, key: KeyRow, max_open: int, entry: Entry) -> None:
+    def begin(
+        self,
+        upload: UploadRow,
+        key: KeyRow,
+        max_open: int,
+        entry: Entry,
+        *,
+        until: int | None = None,
+    ) -> None:
         if (upload.tenant, upload.model, upload.artifact) != (key.tenant, key.model, key.artifact):
             raise InvalidRequest("bad_upload", "")
         with self._change() as state:
             model = self._model(state, upload.tenant, upload.model)
             if key.kek_version < model.kek_floor:
                 raise Conflict("kek_moved", "")
+            from_then = upload.created_at if until is None else until
             ends = [
                 row.expires_at
                 for row in state.uploads.values()
                 if row.subject == upload.subject
                 and row.state == "open"
-                and row.expires_at > upload.created_at
+                and row.expires_at > from_then
             ]
             if len(ends) >= max_open:
-                soonest = to_text(min(ends)) if ends else None
+                passed = upload.created_at - from_then
+                soonest = to_text(min(ends) + passed) if ends else None
                 raise AccessDenied(
                     "too_many_uploads", "", limit=max_open, used=len(ends), resets_at=soonest
                 )

@@ -31,6 +31,18 @@ class TestBegin:
             "limit": 2, "used": 2, "resets_at": to_text(soon.expires_at),
         }  # fmt: skip
 
+    def test_what_lives_no_longer_than_a_moment_counts_no_more(self, scene: Scene) -> None:
+        stalled = scene.begin(expires_at=scene.now + HOUR)
+        alive = scene.begin(expires_at=scene.now + HOUR + 7)
+        upload = scene.upload_row()
+        key, until = scene.key_row(upload), stalled.expires_at
+        with refused(scene.ledger, AccessDenied, "too_many_uploads") as refusal:
+            scene.ledger.begin(upload, key, 1, entry(), until=until)
+        assert refusal.value.details == {
+            "limit": 1, "used": 1, "resets_at": to_text(upload.created_at + 7),
+        }  # fmt: skip
+        scene.ledger.begin(upload, key, 1, entry(), until=alive.expires_at)
+
     def test_a_limit_of_none_at_all(self, scene: Scene) -> None:
         with refused(scene.ledger, AccessDenied, "too_many_uploads") as refusal:
             scene.begin(max_open=0)

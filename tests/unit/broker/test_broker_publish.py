@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from modelvault.artifact import leaves
+from modelvault.clock import to_text
 from modelvault.crypto import dsse, hpke
 from modelvault.crypto.floe import Geometry
 from modelvault.errors import (
@@ -453,8 +454,20 @@ def test_too_many_open_uploads(vault: Vault) -> None:
     assert caught.value.code == "too_many_uploads"
     assert vault.entries()[-1].outcome == "denied"
     vault.open("m", FILES, caller=vault.caller("bob"))
-    vault.clock.advance(24 * 3600 + 1)
+    vault.clock.advance(3600 + 1)
     vault.open("m", FILES)
+
+
+def test_an_upload_counts_while_it_lives(vault: Vault) -> None:
+    """And goes on, though it stopped counting."""
+    vault.broker = vault.with_terms(max_open_uploads=1)
+    upload, draft = vault.upload("m", FILES)
+    vault.clock.advance(2 * 3600)
+    vault.open("m", FILES)
+    with pytest.raises(AccessDenied) as caught:
+        vault.open("m", FILES)
+    assert caught.value.details["resets_at"] == to_text(vault.clock() + 3_600_000)
+    assert vault.broker.commit(vault.caller(), upload.id, draft).version == 1
 
 
 def test_a_bound_token_is_good_for_its_own_key(vault: Vault) -> None:

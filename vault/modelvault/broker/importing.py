@@ -122,7 +122,8 @@ class Importer:
                 from_manifest=None if source is None else source.digest,
             )
             try:
-                parts.ledger.begin(row, key, terms.max_open_uploads, told)
+                until = terms.counted_until(row.created_at)
+                parts.ledger.begin(row, key, terms.max_open_uploads, told, until=until)
             except AccessDenied as stopped:
                 raise self._gate.limited(asked, stopped) from None
             expires_at = to_text(row.expires_at)

@@ -144,7 +144,8 @@ class Publisher:
                 asked, "allowed", upload=row.id, files=len(row.paths), bytes=sum(row.sizes)
             )
             try:
-                parts.ledger.begin(row, key, parts.terms.max_open_uploads, told)
+                until = parts.terms.counted_until(row.created_at)
+                parts.ledger.begin(row, key, parts.terms.max_open_uploads, told, until=until)
             except AccessDenied as stopped:
                 raise self._gate.limited(asked, stopped) from None
             return answer(parts, row, dek, content, candidates, ask)

@@ -47,9 +47,18 @@ class CatalogLedger(Protocol):
         ...
 
     # uploads, versions
-    def begin(self, upload: UploadRow, key: KeyRow, max_open: int, entry: Entry) -> None:
+    def begin(
+        self,
+        upload: UploadRow,
+        key: KeyRow,
+        max_open: int,
+        entry: Entry,
+        *,
+        until: int | None = None,
+    ) -> None:
         """Record an upload with its wrapped key. AccessDenied (`too_many_uploads`) when its subject
-        has `max_open` others open and unexpired (details: limit, used, resets_at), Conflict
+        has `max_open` others open that live beyond `until` (None: that haven't expired; details:
+        limit, used, resets_at, when one of them counts no more), Conflict
         (`kek_moved`) for a key under the model's floor, NotFound (`no_model`), InvalidRequest
         (`bad_upload`) when upload and key aren't of one artifact."""
         ...

@@ -22,7 +22,15 @@ from modelvault.record import Entry
 class Uploads(Room):
     """The part of `ports.ledger.Ledger` that keeps uploads; documented there."""
 
-    def begin(self, upload: UploadRow, key: KeyRow, max_open: int, entry: Entry) -> None:
+    def begin(
+        self,
+        upload: UploadRow,
+        key: KeyRow,
+        max_open: int,
+        entry: Entry,
+        *,
+        until: int | None = None,
+    ) -> None:
         """Raises AccessDenied (`too_many_uploads`), Conflict (`kek_moved`), NotFound."""
         if _whose(upload) != _whose(key) or upload.state != "open":
             raise InvalidRequest(
@@ -31,7 +39,7 @@ class Uploads(Room):
         with self._database.write() as write:
             model = standing_model(write, upload.tenant, upload.model)
             check_floor(model, key)
-            _check_open(write, upload, max_open)
+            _check_open(write, upload, max_open, upload.created_at if until is None else until)
             write.run(insert(uploads).values(rows.upload_values(upload)))
             write.run(insert(keys).values(rows.key_values(key)))
             write.append(entry)
@@ -152,22 +160,22 @@ def _check_not_published(row: AnyRow) -> None:
         raise upload_closed(row.id, row.state)
 
 
-def _check_open(write: Write, upload: UploadRow, max_open: int) -> None:
+def _check_open(write: Write, upload: UploadRow, max_open: int, until: int) -> None:
     others = (
         uploads.c.subject == upload.subject,
         uploads.c.state == "open",
-        uploads.c.expires_at > upload.created_at,
+        uploads.c.expires_at > until,
     )
     row = write.one(select(func.count(), func.min(uploads.c.expires_at)).where(*others))
     used, soonest = row or (0, None)
     if used < max_open:
         return
-    resets_at = None if soonest is None else to_text(soonest)
+    resets_at = None if soonest is None else to_text(upload.created_at + soonest - until)
     raise AccessDenied(
         "too_many_uploads",
         f"{upload.subject} has {used} uploads open; the limit is {max_open}"
-        + (f"; the next one expires at {resets_at}" if resets_at else ""),
-        "wait for the pushes that are under way; one that was killed counts until it expires",
+        + (f"; the next one stops counting at {resets_at}" if resets_at else ""),
+        "wait for the pushes that are under way; one that was killed counts until then",
         limit=max_open,
         used=used,
         resets_at=resets_at,
