@@ -278,4 +278,5 @@ VaultMachine.TestCase.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-TestVaultMachine = VaultMachine.TestCase
+# Which lines it reaches is counted elsewhere: counting takes a third of its time.
+TestVaultMachine = pytest.mark.no_cover(VaultMachine.TestCase)
