@@ -367,14 +367,17 @@ def test_without_its_holder_it_ends_with_the_lease(number: signal.Signals) -> No
 
     def holder(pipe: int) -> None:
         ends = Obligations(terminate_on_revoke=1)
+        address, told = os.pipe()
+        if os.fork() == 0:  # before there are threads, whose locks it would inherit
+            where = os.read(address, 4096).decode()
+            model = attach(where, on_revoked=lambda reason: tell(pipe, reason))
+            kept = model.tensor("b")
+            tell(pipe, str(os.getpid()))
+            time.sleep(60)
+            tell(pipe, f"lives, with {len(kept)} numbers")
+            os._exit(0)
         with hosted(FILES, ends, stats=lambda: lasting(2)) as shared:
-            if os.fork() == 0:
-                model = attach(shared.address, on_revoked=lambda reason: tell(pipe, reason))
-                kept = model.tensor("b")
-                tell(pipe, str(os.getpid()))
-                time.sleep(60)
-                tell(pipe, f"lives, with {len(kept)} numbers")
-                os._exit(0)
+            os.write(told, shared.address.encode())
             signal.pause()
 
     with elsewhere(holder) as (pid, line):

@@ -122,8 +122,8 @@ def test_log_and_load_through_a_server(
         server.stop()
     assert plaintext.left(tmp_path, Path(os.environ["HOME"])) == []
     assert plaintext.left(ram) == [], "nor have the trainer and the loader left it in memory"
-    left = {Path(path).name for path in files_in(ram)}
-    assert left <= {"registered_model_meta"}, "a note of MLflow's own"
+    left = {Path(path).name for path in files_in(ram) if Path(path).suffix != ".pyc"}
+    assert left <= {"registered_model_meta"}, "a note of MLflow's own, and code that was compiled"
     assert {tag.version for tag in vault.show(churn).summary.tags} == {1, 2}
     ended = vault.leases(churn, ended=True)
     assert {(lease.action, lease.purpose, lease.end_reason) for lease in ended} == {
