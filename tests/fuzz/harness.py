@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 from modelvault.errors import ModelVaultError
 
@@ -70,14 +72,34 @@ def mutations(corpus: list[bytes], count: int, seed: int = 0) -> Iterator[bytes]
 
 
 def main(one_input: Callable[[bytes], None], corpus: list[bytes]) -> None:
-    """Run under atheris where it is installed, else on many mutations of the corpus."""
+    """Run under atheris where it is installed, else on mutations of the corpus, for as long as
+    libFuzzer's `-max_total_time` says (a minute by itself)."""
     try:
         import atheris
     except ImportError:
-        print("atheris isn't installed: 20,000 mutations instead", file=sys.stderr)
-        for data in [*corpus, *mutations(corpus, 20_000, seed=random.randrange(1 << 30))]:  # noqa: S311
-            one_input(data)
+        _mutate(one_input, corpus, _seconds(sys.argv[1:]))
         return
     atheris.instrument_all()
     atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()
+
+
+def _mutate(one_input: Callable[[bytes], None], corpus: list[bytes], seconds: int) -> None:
+    print(f"atheris isn't installed: mutations of the corpus for {seconds} s", file=sys.stderr)
+    end, done = time.monotonic() + seconds, 0
+    for data in chain(corpus, mutations(corpus, 1 << 60, seed=random.randrange(1 << 30))):  # noqa: S311
+        try:
+            one_input(data)
+        except BaseException:
+            print(f"failed on {data.hex()}", file=sys.stderr)
+            raise
+        done += 1
+        if time.monotonic() >= end:
+            break
+    print(f"{done:,} inputs", file=sys.stderr)
+
+
+def _seconds(options: list[str]) -> int:
+    name = "-max_total_time="
+    given = [option.removeprefix(name) for option in options if option.startswith(name)]
+    return int(given[-1]) if given else 60
