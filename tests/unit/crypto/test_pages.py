@@ -77,6 +77,29 @@ def test_in_a_child_the_addresses_are_kept_and_cant_be_read() -> None:
     assert not held.absent
 
 
+HOOK_OF_ANOTHER = """
+import os
+kept = []
+allocate = lambda: kept.extend([object() for _ in range(9)] for _ in range(200_000))
+os.register_at_fork(after_in_child=allocate)
+from modelvault.crypto import pages
+held = [pages.reserve(pages.Pages, 1 << 20) for _ in range(8)]
+child = os.fork()
+if child == 0:
+    kept.clear()
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_what_hooks_of_others_allocate_in_a_child_stays() -> None:
+    """They run before ours, where they were registered before."""
+    ran = subprocess.run(
+        [sys.executable, "-c", HOOK_OF_ANOTHER], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "0\n"
+
+
 def test_a_child_that_lets_go_of_them_hits_nothing() -> None:
     kept = [pages.reserve(Pages, 1 << 20)]
 

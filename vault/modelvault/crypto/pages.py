@@ -34,6 +34,7 @@ _NORESERVE = getattr(
 )
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
 _FIXED = 0x10  # MAP_FIXED, which Python doesn't name
+_WIPEONFORK, _KEEPONFORK = 18, 19  # MADV_…, nor these: Linux 4.14
 _MLOCK_ONFAULT = 1  # lock what is touched, when it is: reserving alone costs nothing
 
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -67,6 +68,7 @@ P = TypeVar("P", bound=Pages)
 _all: weakref.WeakSet[Pages] = weakref.WeakSet()
 _inheriting = 0
 _forks = 0
+_forking = 0
 
 
 def reserve(kind: type[P], size: int) -> P:
@@ -145,9 +147,36 @@ def _lock(pages: Pages) -> bool:
     return bool(_libc.mlock2(ctypes.c_void_p(pages.start), size, _MLOCK_ONFAULT) == 0)
 
 
+def _before_fork() -> None:
+    """Have the child get zeros for a moment: were the addresses free until `_after_fork`, what the
+    hooks of others allocate there before it would lie in them, and be unmapped under their feet."""
+    global _forking
+    _forking += 1
+    if not _inheriting:
+        for pages in list(_all):
+            if not pages.absent:
+                with contextlib.suppress(OSError):  # not wiped: then not forked either, as ever
+                    pages.madvise(_WIPEONFORK)
+                    _advise(pages, "MADV_DOFORK")
+
+
+def _after_in_parent() -> None:
+    global _forking
+    _forking -= 1
+    if _forking:
+        return
+    if not _inheriting:
+        _advise_all("MADV_DONTFORK")
+    for pages in list(_all):
+        if not pages.absent:
+            with contextlib.suppress(OSError):
+                pages.madvise(_KEEPONFORK)
+
+
 def _after_fork() -> None:
     """In the child: pages that stayed behind keep their addresses, which nobody may touch."""
-    global _forks
+    global _forks, _forking
+    _forking = 0
     if _inheriting or _libc is None:
         return
     _forks += 1
@@ -167,7 +196,9 @@ def _at_exit() -> None:
             pages.wipe()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_fork
+)
 
 
 class _Interpreter:
