@@ -8,7 +8,6 @@ import pytest
 from modelvault.access import Caller, Obligations
 from modelvault.adapters.broker_http import Address, Connection, RemoteBroker
 from modelvault.client import keeper as module
-from modelvault.client.asking import Asked
 from modelvault.client.keeper import Keeper
 from modelvault.client.lease_state import begin
 from modelvault.clock import boot_ms
@@ -20,6 +19,7 @@ from modelvault.errors import (
     Unavailable,
 )
 from modelvault.lease import Renewal
+from modelvault.loader.ahead import Ahead
 from support.servers.fake_http import FakeServer, Reply
 
 GRANTED = Renewal(
@@ -192,9 +192,13 @@ def test_without_a_further_thread_it_is_asked_here(monkeypatch: pytest.MonkeyPat
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", none)
-    assert Asked(lambda: 7, "here").answer() == 7
+    asked = Ahead(lambda: 7)
+    assert asked.done(0)
+    assert asked.result() == 7
+    failed = Ahead(lambda: 1 // 0)
+    assert failed.done(0)
     with pytest.raises(ZeroDivisionError):
-        Asked(lambda: 1 // 0, "here").answer()
+        failed.result()
 
 
 def test_an_answer_that_comes_a_byte_at_a_time_ends_no_lease_late() -> None:

@@ -16,11 +16,11 @@ from functools import partial
 
 from modelvault.artifact.meter import Costs
 from modelvault.client import lease_state
-from modelvault.client.asking import Asked
 from modelvault.client.lease_state import End, LeaseState, Renew
 from modelvault.clock import Clock
 from modelvault.errors import AccessDenied, ModelVaultError, NotFound, Unavailable
 from modelvault.lease import Renewal
+from modelvault.loader.ahead import Ahead
 from modelvault.loader.metrics import Stats
 
 _LOG = logging.getLogger("modelvault.lease")
@@ -60,7 +60,7 @@ class Keeper:
         self._clock = clock
         self._jitter = jitter
         self._lock = threading.Lock()
-        self._asked: Asked[Renewal] | None = None
+        self._asked: Ahead[Renewal] | None = None
         self._closing = closing or threading.Event()
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="modelvault-lease", daemon=True)
@@ -128,12 +128,12 @@ class Keeper:
             self._give_back(_STOP_S if answers else 0)
 
     def _give_back(self, seconds: float) -> None:
-        released = Asked(self._release, "modelvault-release")
+        released = Ahead(self._release, "modelvault-release")
         if not released.done(seconds):  # it runs out by itself
             _LOG.info("lease of %s not given back so far: no answer", self._subject)
             return
         try:
-            released.answer()
+            released.result()
         except ModelVaultError as error:
             _LOG.info("lease of %s not given back: %s", self._subject, error.code)
 
@@ -160,12 +160,12 @@ class Keeper:
 
     def _ask(self) -> None:
         asked_at = self._clock()
-        asked = self._asked = Asked(self._renew, "modelvault-renew")
+        asked = self._asked = Ahead(self._renew, "modelvault-renew")
         while not asked.done(_LOOK_S):
             if self._closing.is_set() or not lease_state.alive(self._state, self._clock()):
                 return  # whatever it answers comes too late
         try:
-            renewal = asked.answer()
+            renewal = asked.result()
         except (AccessDenied, NotFound) as error:
             # NotFound: the broker doesn't know the lease any more, which is an answer.
             self._move(partial(lease_state.ended, reason=error.code))

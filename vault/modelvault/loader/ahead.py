@@ -13,14 +13,14 @@ class Ahead(Generic[T]):
     """Begins at once, in a thread of its own. One `result` is asked for, by one thread.
 
     The thread ends with the work: there is no pool to outlive a fork. Where the system gives no
-    further thread, the work is done when its result is asked for.
+    further thread, the work is done when it is asked for.
     """
 
-    def __init__(self, work: Callable[[], T]) -> None:
+    def __init__(self, work: Callable[[], T], name: str = "modelvault-ahead") -> None:
         self._work: Callable[[], T] | None = work
         self._value: list[T] = []
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="modelvault-ahead", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
             self._thread.start()
             self._started = True
@@ -40,6 +40,15 @@ class Ahead(Generic[T]):
             return self._value.pop()
         finally:
             del error  # else error and frame would keep each other, and what they hold, alive
+
+    def done(self, seconds: float) -> bool:
+        """Whether it has ended, after so long at most: for who can't wait for its result as long as
+        it may take. Without a further thread it is done now."""
+        if self._started:
+            self._thread.join(seconds)
+            return not self._thread.is_alive()
+        self._run()
+        return True
 
     def wait(self) -> None:
         """As `result`, for whoever doesn't want it: it is dropped, also where it is an error."""
