@@ -7,8 +7,9 @@ import json
 import jsonschema
 import pytest
 
+from modelvault.errors import InvalidRequest
 from modelvault.policy import cases
-from modelvault.policy.check import check_data
+from modelvault.policy.check import check_data, check_publishable
 from modelvault.policy.rego import Finding
 from modelvault_policies import files
 
@@ -91,6 +92,20 @@ def test_a_purpose_that_no_role_serves_never_applies():
         role["purposes"] = ["inference"]
     lost = [one.text for one in check_data(json.dumps(data)) if one.code == "never_applies"]
     assert len(lost) == 5
+
+
+def test_rego_from_before_own_versions_isnt_published_with_such_grants():
+    """It would grant what they say for all versions."""
+    before = [text.replace("own_versions", "was_not_there") for text in files.modules().values()]
+    found = check_data(SHIPPED, modules=before)
+    assert [(one.code, one.grave) for one in found] == [("narrows_nothing", True)]
+    with pytest.raises(InvalidRequest, match="reads own_versions") as refused:
+        check_publishable(SHIPPED, before)
+    assert refused.value.code == "bad_policy"
+    check_publishable(SHIPPED, files.modules().values())
+    without = json.loads(SHIPPED)
+    without["grants"] = [one for one in without["grants"] if "own_versions" not in one]
+    check_publishable(json.dumps(without), before)
 
 
 def test_a_role_that_no_grant_gives_is_unused():

@@ -145,15 +145,9 @@ class PolicyFolder:
 
 
 def _check(bundle: Bundle) -> None:
-    from modelvault.policy.check import check_data  # with jsonschema, which few need
+    from modelvault.policy.check import check_publishable  # with jsonschema, which few need
 
-    grave = [one for one in check_data(json.dumps(bundle.data)) if one.grave]
-    if grave:
-        raise InvalidRequest(
-            "bad_policy",
-            f"policy data.json: {grave[0].text}",
-            "`modelvault policy check` names the line, and what else there is",
-        )
+    check_publishable(json.dumps(bundle.data), bundle.modules.values())
 
 
 def _write_new(path: Path, content: bytes) -> None:

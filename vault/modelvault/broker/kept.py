@@ -158,15 +158,9 @@ def _bundle(policy: PolicyBundle) -> Bundle:
             f"{names[0][:80]!r} isn't a module's path",
             "modules are modelvault/... and site/..., and end with .rego",
         )
-    from modelvault.policy.check import check_data  # with jsonschema, which few need
+    from modelvault.policy.check import check_publishable  # with jsonschema, which few need
 
-    grave = [one for one in check_data(policy.data) if one.grave]
-    if grave:
-        raise InvalidRequest(
-            "bad_policy",
-            f"policy data.json: {grave[0].text}",
-            "`modelvault policy check` names the line, and what else there is",
-        )
+    check_publishable(policy.data, policy.modules.values())
     return Bundle(modules=dict(policy.modules), data=bundles.parse_data(policy.data.encode()))
 
 

@@ -19,16 +19,22 @@ from modelvault_policies import files
 
 FILE = "data.json"
 _GIVES_KEYS = frozenset({"load", "renew", "export"})
+_GRANTS, _OWN = "data.modelvault.grants", "own_versions"
 _OF_A_VERSION = _GIVES_KEYS | {"pull", "tag", "delete", "revoke"}
 
 
-def check_data(text: str, models: Iterable[tuple[str, str]] | None = None) -> list[Finding]:
+def check_data(
+    text: str,
+    models: Iterable[tuple[str, str]] | None = None,
+    modules: Iterable[str] | None = None,
+) -> list[Finding]:
     """Findings about a data.json, with their lines.
 
     With `models` (tenant and name of each model there is), patterns that match none of them are
-    found too. Codes: `bad_json`, `unknown_key`, `missing_key`, `bad_value`, `unknown_role`,
-    `unknown_classification`, `unknown_purpose`, `unused_role`, `never_applies`, `repeated_grant`,
-    `matches_nothing`.
+    found too; with `modules` (texts of the Rego that it is for, where these aren't the shipped
+    ones), what they don't read. Codes: `bad_json`, `unknown_key`, `missing_key`, `bad_value`,
+    `unknown_role`, `unknown_classification`, `unknown_purpose`, `unused_role`, `never_applies`,
+    `repeated_grant`, `matches_nothing`, `narrows_nothing`.
     """
     try:
         data = canonical.loads(text.encode("utf-8", "surrogatepass"), bundle.MAX_BYTES)
@@ -37,9 +43,20 @@ def check_data(text: str, models: Iterable[tuple[str, str]] | None = None) -> li
     where = lines(text)
     found = [_place(where, path, code, why) for path, code, why in _against_schema(data)]
     if not found:
-        reports = (*_against_itself(data), *_without_match(data, models))
+        reports = (*_against_itself(data), *_unread(data, modules), *_without_match(data, models))
         found = [_place(where, path, code, why) for path, code, why in reports]
     return sorted(found)
+
+
+def check_publishable(text: str, modules: Iterable[str]) -> None:
+    """Raise InvalidRequest (`bad_policy`) where a data.json mustn't decide with these modules."""
+    grave = [one for one in check_data(text, modules=modules) if one.grave]
+    if grave:
+        raise InvalidRequest(
+            "bad_policy",
+            f"policy data.json: {grave[0].text}",
+            "`modelvault policy check` names the line, and what else there is",
+        )
 
 
 Report = tuple[Path, str, str]
@@ -129,7 +146,7 @@ def _grants(data: dict[str, Any]) -> Iterator[Report]:
         if grant["role"] not in data["roles"]:
             why = f"no role is named {grant['role']!r}"
             yield ("grants", number, "role"), "unknown_role", why
-        elif grant.get("own_versions"):
+        elif grant.get(_OWN):
             yield from _of_own_versions(number, grant["role"], data["roles"][grant["role"]])
         if grant in data["grants"][:number]:
             yield ("grants", number), "repeated_grant", "the same grant stands above"
@@ -142,7 +159,19 @@ def _of_own_versions(number: int, name: str, role: dict[str, Any]) -> Iterator[R
             f"role {name!r} may {', '.join(lost)}, which is about no version: that takes a grant "
             "without own_versions"
         )
-        yield ("grants", number, "own_versions"), "never_applies", why
+        yield ("grants", number, _OWN), "never_applies", why
+
+
+def _unread(data: dict[str, Any], modules: Iterable[str] | None) -> Iterator[Report]:
+    """Rego from before a key was known grants as if it weren't there: to everybody named, for all
+    versions."""
+    readers = [module for module in modules or () if _GRANTS in module]
+    if not readers or any(_OWN in module for module in readers):
+        return
+    for number, grant in enumerate(data["grants"]):
+        if grant.get(_OWN):
+            why = f"no Rego over the grants reads {_OWN}: this grant would be for all versions"
+            yield ("grants", number, _OWN), "narrows_nothing", why
 
 
 def _unknown(
