@@ -715,12 +715,7 @@ class PlainLedger:
         tenant: str | None = None,
         model: str | None = None,
     ) -> Sequence[Entry]:
-        found = [
-            entry
-            for entry in self._state.log[after:]
-            if tenant in {None, entry.tenant} and model in {None, entry.model}
-        ]
-        return found[: page(limit)]
+        return _of(self._state.log[after:], tenant, model)[: page(limit)]
 
     def last_entries(
         self,
@@ -730,14 +725,8 @@ class PlainLedger:
         tenant: str | None = None,
         model: str | None = None,
     ) -> Sequence[Entry]:
-        found = [
-            entry
-            for entry in self._state.log
-            if (before is None or entry.seq < before)
-            and tenant in {None, entry.tenant}
-            and model in {None, entry.model}
-        ]
-        return found[-page(limit) :]
+        log = self._state.log[: None if before is None else max(before - 1, 0)]
+        return _of(log, tenant, model)[-page(limit) :]
 
     def hashes(self, first: int, last: int) -> Sequence[bytes]:
         return [entry.leaf_hash() for entry in self._state.log[first - 1 : last]]
@@ -748,3 +737,7 @@ def _asked(lease: LeaseRow) -> tuple[object, ...]:
         lease.subject, lease.key_hash, lease.bound, name(lease), lease.manifest, lease.purpose,
         lease.action, lease.paths, lease.bytes,
     )  # fmt: skip
+
+
+def _of(log: Sequence[Entry], tenant: str | None, model: str | None) -> list[Entry]:
+    return [one for one in log if tenant in {None, one.tenant} and model in {None, one.model}]
