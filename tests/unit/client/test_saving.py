@@ -25,6 +25,7 @@ from modelvault.errors import (
     Unavailable,
 )
 from modelvault.manifest import Provenance
+from support.engines import need
 from support.homes import isolated
 
 STATE = {
@@ -210,7 +211,7 @@ class TestFailures:
     def test_a_tensor_that_is_written_to_meanwhile(
         self, vault: Session, model: str, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        torch = pytest.importorskip("torch")
+        torch = need("torch")
         weight = torch.zeros(1000)
         before = objects(home)
         real = FolderStore.put

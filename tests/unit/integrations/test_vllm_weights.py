@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from modelvault.errors import AccessDenied, IntegrityError, InvalidRequest, ModelVaultError
 from modelvault.integrations import vllm
 from modelvault.sharing.address import VARIABLE
+from support.engines import need
 from support.hosts import Hosted, hosted
 from support.loading import Version
 
@@ -65,7 +66,7 @@ def test_an_index_that_lies() -> None:
 
 
 def test_all_weights_in_a_stream_and_nothing_is_kept(shared: Hosted, folder: Path) -> None:
-    pytest.importorskip("torch")
+    need("torch")
     found = {name: tensor.clone() for name, tensor in vllm.weights(str(folder))}
     assert set(found) == {"a", "b"}
     np.testing.assert_array_equal(found["a"].numpy(), A)
@@ -85,7 +86,7 @@ print({name: float(tensor.sum()) for name, tensor in vllm.weights(sys.argv[1])},
 
 def test_of_what_all_workers_take_each_byte_is_decrypted_once(shared: Hosted, folder: Path) -> None:
     """docs/engines/vllm.md: two of tensor parallel 2, which are both shown all tensors."""
-    pytest.importorskip("torch")
+    need("torch")
     line = [sys.executable, "-c", WORKER, str(folder)]
     workers = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [worker.communicate(timeout=120)[0] for worker in workers]
@@ -115,7 +116,7 @@ def test_outside_of_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_revocation_while_it_loads(shared: Hosted, folder: Path) -> None:
-    pytest.importorskip("torch")
+    need("torch")
     weights = vllm.weights(str(folder))
     next(weights)
     shared.version.lease.revoked = True

@@ -13,6 +13,7 @@ from modelvault.errors import Conflict, InvalidRequest
 from modelvault.loader.engines import numpy as numpy_engine
 from modelvault.loader.engines import torch as torch_engine
 from modelvault.weights.safetensors import BITS, TensorInfo
+from support.engines import need
 from support.loading import Version
 
 ARRAYS = {"a": np.arange(6, dtype="f4").reshape(2, 3), "e": np.zeros((0, 2), "i8")}
@@ -143,7 +144,7 @@ def test_without_torch_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch
 
 
 def test_real_torch() -> None:
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     arrays = {**ARRAYS, "s": np.array(3.0), "b": np.array([True, False])}
     version = Version({"m.safetensors": save(arrays), "n.safetensors": bfloat16_file()})
     model = version.model()

@@ -9,6 +9,7 @@ import pytest
 
 from modelvault.errors import AccessDenied, IntegrityError, InvalidRequest
 from modelvault.weights.protobuf import field
+from support.engines import need
 from support.gguf_files import file_of, key, tensor, text
 from support.loading import Sealed, Version
 from support.onnx_files import external, graph_of, inline, model_of
@@ -125,6 +126,8 @@ ESCAPES = {
 @pytest.mark.parametrize("way", ["read_bytes", "open", "path", "onnx_session"])
 @pytest.mark.parametrize("where", ESCAPES)
 def test_external_data_outside_of_the_folder_never_gets_to_an_engine(where: str, way: str) -> None:
+    if way == "onnx_session":
+        need("onnxruntime")
     files = {"m.ONNX": model_of(graph_of(ESCAPES[where])), "w": b""}
     with Version(files).model() as model, pytest.raises(IntegrityError) as caught:
         getattr(model, way)("m.ONNX")
@@ -214,7 +217,7 @@ def test_an_onnxruntime_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_gguf_in_torch() -> None:
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     data = file_of(tensors=[tensor("b", (2,), 30, 0), tensor("q", (32,), 8, 32)]) + struct.pack(
         "<HH28x34s", 0x3F80, 0x4000, bytes(range(34))
     )

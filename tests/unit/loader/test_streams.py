@@ -21,9 +21,10 @@ from modelvault.loader.engines.staging import StagedTensors, empty_on
 from modelvault.loader.model import Model
 from modelvault.loader.spans import spans
 from modelvault.weights.safetensors import TensorInfo
+from support.engines import need
 from support.loading import BROKEN, Sealed, Version
 
-torch = pytest.importorskip("torch")
+torch = need("torch")
 
 MIB = 1 << 20
 MODEL = "m.safetensors"

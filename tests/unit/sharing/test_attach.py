@@ -29,6 +29,7 @@ from modelvault.errors import (
 from modelvault.sharing import address, peers
 from modelvault.sharing.address import SOCKET, VARIABLE
 from modelvault.sharing.host import MAX_OF_ONE, Host
+from support.engines import need
 from support.hosts import Hosted, hosted, in_a_child, lasting
 from support.loading import BROKEN, Version
 
@@ -114,7 +115,7 @@ def test_what_the_holder_had_already_is_shared_as_well() -> None:
 
 
 def test_torch_tensors_are_everybodys_own_once_written_to(shared: Hosted) -> None:
-    pytest.importorskip("torch")
+    need("torch")
     with attach(shared.address) as one, attach(shared.address) as two:
         mine, its = one.state_dict(), two.state_dict()
         mine["w"].zero_()
@@ -141,7 +142,7 @@ def test_an_edit_beside_what_isnt_decrypted_yet_hides_nothing_of_it(shared: Host
 
 
 def test_tensors_in_a_stream_are_views_of_the_same_memory(shared: Hosted) -> None:
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     with attach(shared.address) as model:
         with model.iter_tensors() as stream:
             found = dict(stream)
@@ -165,7 +166,7 @@ def test_tensors_in_a_stream_are_views_of_the_same_memory(shared: Hosted) -> Non
 
 def test_half_of_a_stream_isnt_the_whole(shared: Hosted) -> None:
     """Of several threads that share one, only one is told what went wrong."""
-    pytest.importorskip("torch")
+    need("torch")
     with attach(shared.address) as model:
         model.tensor_infos()
         shared.version.readers[MODEL].error = BROKEN
