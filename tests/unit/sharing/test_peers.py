@@ -51,21 +51,19 @@ def test_who_is_at_the_other_end() -> None:
 
 
 def test_a_process_that_has_ended_is_nobody() -> None:
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    name = f"\0modelvault-test-{os.getpid()}"
     read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            line.connect(f"\0modelvault-test-{os.getppid()}")
-            os.read(read, 1)
-        finally:
-            os._exit(0)
-    ours.close()
-    its.close()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(f"\0modelvault-test-{os.getpid()}")
-        listener.listen(1)
+        listener.bind(name)
+        listener.listen(1)  # before there is somebody who connects
+        child = os.fork()
+        if child == 0:
+            try:
+                line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                line.connect(name)
+                os.read(read, 1)
+            finally:
+                os._exit(0)
         connection, _ = listener.accept()
     with connection:
         me = Peer(os.getpid(), os.geteuid())

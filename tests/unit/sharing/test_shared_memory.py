@@ -254,6 +254,7 @@ class TestReaders:
 
     @pytest.fixture(autouse=True)
     def _fresh(self) -> Iterator[None]:
+        gc.collect()  # what goes later would look by itself, and a look counts for a while
         readers.stir()
         yield
         readers.stir()
