@@ -5,7 +5,7 @@ from __future__ import annotations
 from fuzz.harness import check_message, main
 from modelvault.errors import IntegrityError
 from modelvault.weights.index import parse as parse_index
-from modelvault.weights.safetensors import header_size, parse
+from modelvault.weights.safetensors import _plain_rows, _strict_rows, header_size, parse
 from modelvault.weights.sniff import sniff
 
 
@@ -33,6 +33,8 @@ def one_input(data: bytes) -> None:
     assert sniff("model.safetensors", data[:4096])
     try:
         start = header_size(data[:8], len(data))
+        short = _plain_rows(data[8:start])
+        assert short is None or short == _strict_rows(data[8:start])
         position = start
         for tensor in parse(data[:start], len(data)):
             assert tensor.begin == position

@@ -72,6 +72,25 @@ LIES = {
                 b'"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', 1),
         "twice",
     ),
+    **{
+        f"{where} twice": (file_of(b"{" + text + b"}", 4), "twice")
+        for where, text in {
+            "dtype": b'"a":{"dtype":"F32","dtype":"I32","shape":[1],"data_offsets":[0,4]}',
+            "shape": b'"a":{"dtype":"I32","shape":[],"shape":[1],"data_offsets":[0,4]}',
+            "offsets": b'"a":{"dtype":"I32","shape":[1],"data_offsets":[4,8],"data_offsets":[0,4]}',
+            "dtype of one that is named like metadata":
+                b'"__metadata__x":{"dtype":"F32","dtype":"I32","shape":[1],"data_offsets":[0,4]}',
+            "dtype where a text says metadata":
+                b'"a":{"dtype":"F32","dtype":"I32","shape":[1],"data_offsets":[0,4]},'
+                b'"__metadata__":{"x":"__metadata__"}',
+            "a key of metadata":
+                b'"a":{"dtype":"I32","shape":[1],"data_offsets":[0,4]},'
+                b'"__metadata__":{"x":"1","x":"2"}',
+            "metadata":
+                b'"a":{"dtype":"I32","shape":[1],"data_offsets":[0,4]},'
+                b'"__metadata__":{},"__metadata__":{}',
+        }.items()
+    },
     "metadata a number": (file_of({"__metadata__": {"a": 1}}), "__metadata__"),
     "metadata a list": (file_of({"__metadata__": []}), "__metadata__"),
     "metadata null": (file_of({"__metadata__": None}), "__metadata__"),
@@ -190,6 +209,40 @@ def test_agrees_with_the_safetensors_package(
     for tensor in ours:
         assert data[tensor.begin : tensor.end] == theirs[tensor.name].tobytes()
         assert tensor.shape == arrays[tensor.name].shape
+
+
+PIECES = [
+    b"{", b"}", b"[", b"]", b":", b",", b'"', b" ", b"\\", b"\\u0041", b"0", b"4", b"-", b"1.0",
+    b'"a"', b'"b:"', b'"dtype"', b'"F32"', b'"shape"', b"[1]", b'"data_offsets"', b"[0,4]",
+    b'"__metadata__"', b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}', b"\xff", b"\n",
+]  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.data())
+def test_the_short_way_through_a_header_finds_what_the_long_one_does(data: st.DataObject) -> None:
+    text = bytearray(
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"__metadata__":{"b":"c"}}'
+    )
+    for _ in range(data.draw(st.integers(0, 4))):
+        begin = data.draw(st.integers(0, len(text)))
+        end = begin + data.draw(st.sampled_from([0, 0, 0, 1, 2, 9, 30]))
+        text[begin:end] = b"".join(data.draw(st.lists(st.sampled_from(PIECES), max_size=3)))
+    short = safetensors._plain_rows(bytes(text))
+    if short is not None:
+        assert short == safetensors._strict_rows(bytes(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{}",
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}} ',
+        b'{"__metadata__":{"b":"c"}}',
+    ],
+)
+def test_most_headers_go_the_short_way(text: bytes) -> None:
+    assert safetensors._plain_rows(text) == safetensors._strict_rows(text)
 
 
 @settings(max_examples=150, deadline=None)

@@ -9,14 +9,17 @@ import numpy as np
 
 from modelvault.errors import InvalidRequest
 from modelvault.weights.gguf import in_bytes
-from modelvault.weights.safetensors import TensorInfo
+from modelvault.weights.safetensors import TensorInfo, one_of_each_type
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_NUMPY = {
-    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2",
-    "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
-    "C64": "<c8",
+_NUMPY: dict[str, np.dtype[Any]] = {
+    name: np.dtype(code)
+    for name, code in {
+        "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2",
+        "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
+        "C64": "<c8",
+    }.items()
 }  # fmt: skip
 _ML_DTYPES = {
     "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
@@ -30,7 +33,7 @@ def check(tensors: Iterable[TensorInfo]) -> None:
 
     Raises InvalidRequest: `missing_extra` (ml_dtypes isn't installed), `unsupported_dtype`.
     """
-    for tensor in tensors:
+    for tensor in one_of_each_type(tensors):
         _dtype(in_bytes(tensor))
 
 
@@ -45,12 +48,14 @@ def view(tensor: TensorInfo, memory: memoryview) -> Array:
         array = np.empty(tensor.shape, dtype)
         array.flags.writeable = False
         return array
+    # np.ndarray(buffer=) would be one call, but what it gives can be made writable.
     return np.frombuffer(memory, dtype).reshape(tensor.shape)
 
 
 def _dtype(tensor: TensorInfo) -> np.dtype[Any]:
-    if tensor.dtype in _NUMPY:
-        return np.dtype(_NUMPY[tensor.dtype])
+    known = _NUMPY.get(tensor.dtype)
+    if known is not None:
+        return known
     if tensor.dtype in _ML_DTYPES:
         types = _ml_dtypes()
         if types is None:

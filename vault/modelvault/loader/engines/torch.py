@@ -14,7 +14,7 @@ from typing import Any
 
 from modelvault.errors import InvalidRequest
 from modelvault.weights.gguf import in_bytes
-from modelvault.weights.safetensors import BITS, TensorInfo
+from modelvault.weights.safetensors import BITS, TensorInfo, one_of_each_type
 
 _TORCH = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
@@ -31,7 +31,7 @@ def check(tensors: Iterable[TensorInfo]) -> None:
 
     Raises InvalidRequest: `missing_extra` (no torch), `unsupported_dtype`.
     """
-    for tensor in tensors:
+    for tensor in one_of_each_type(tensors):
         described(tensor)
 
 
