@@ -20,7 +20,7 @@ from modelvault.errors import (
     NotFound,
     Unavailable,
 )
-from modelvault.lease import PolicyBundle, Recipient
+from modelvault.lease import Links, PolicyBundle, Recipient
 from modelvault.upload import CompareAsk, Draft, PutAsk, ResumeAsk
 from support.vaults import Vault, allow, deny, obligation
 
@@ -179,6 +179,20 @@ class TestLinks:
         job = pushed.lease("m")
         pushed.clock.advance(90)
         assert pushed.broker.lease_links(pushed.caller(), job.lease.id, ()).ttl_s == 10
+
+    def test_a_lease_that_ran_out_is_no_denial_before_somebody_says_so(self, pushed: Vault) -> None:
+        """After an outage, within its grace: who reads may be quicker than who renews."""
+        rule = allow(obligation("max_ttl_s", 100), obligation("grace_s", 60))
+        pushed.policy.rule = lambda _: rule
+        job = pushed.lease("m")
+
+        def links() -> Links:
+            return pushed.broker.lease_links(pushed.caller(), job.lease.id, ())
+
+        pushed.clock.advance(130)
+        refused(Unavailable, "lease_lapsed", links)
+        pushed.broker.renew(pushed.caller(), job.lease.id, job.key_hash)
+        assert links().ttl_s == 100
 
     def test_pulling(self, pushed: Vault) -> None:
         manifest = pushed.ledger.version("default", "m", 1).manifest.payload

@@ -21,7 +21,7 @@ from modelvault.broker.sealing import check_recipient
 from modelvault.broker.unwrapping import unwrapped
 from modelvault.catalog import UploadRow
 from modelvault.crypto import derive
-from modelvault.errors import AccessDenied, InvalidRequest, NotFound
+from modelvault.errors import AccessDenied, InvalidRequest, NotFound, Unavailable
 from modelvault.identity.binding import key_hash
 from modelvault.lease import MAX_LINKS, Link, Links
 from modelvault.manifest import FileEntry, object_names
@@ -109,10 +109,17 @@ class Linker:
         """Links to read objects of the granted files."""
         urls = self._signer()
         who, row, seen = self._renewer.own(caller, "load", lease)
-        left_s = (row.expires_at - who.now) // 1000
-        if row.ended_at is not None or left_s < 1:
+        if row.ended_at is not None:
             raise AccessDenied(
                 "lease_ended", "this lease has ended", "load the model again", lease=row.id
+            )
+        left_s = (row.expires_at - who.now) // 1000
+        if left_s < 1:  # nobody said no: after an outage its renewal may come any moment
+            raise Unavailable(
+                "lease_lapsed",
+                "this lease ran out before it was renewed",
+                "try again once it is renewed; if that is refused, load the model again",
+                lease=row.id,
             )
         version = self._renewer.standing(row, seen)
         files = [file for file in version.manifest.files if file.path in set(row.paths)]

@@ -110,7 +110,8 @@ class Broker(Protocol):
         """Links to read objects of the granted files, for a running lease of the caller's own.
 
         They last no longer than the lease. Raises NotFound (`no_lease`, `no_object`: not among the
-        granted files'), AccessDenied (`lease_ended`), InvalidRequest (`no_links`, `bad_links`).
+        granted files'), AccessDenied (`lease_ended`), Unavailable (`lease_lapsed`: it ran out, and
+        may still be renewed), InvalidRequest (`no_links`, `bad_links`).
         """
         ...
 

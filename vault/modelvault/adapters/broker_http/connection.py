@@ -30,8 +30,11 @@ _PAUSE_S = 0.2
 _MAX_AGENT = 128
 # Nothing was changed, and a moment later it may be well.
 _PASSING = frozenset(
-    {"broker_unavailable", "busy", "cut_off", "key_moving", "ledger_unavailable", "policy_moved"}
-)
+    {
+        "broker_unavailable", "busy", "cut_off", "key_moving", "lease_lapsed",
+        "ledger_unavailable", "policy_moved",
+    }
+)  # fmt: skip
 
 Pause = Callable[[float], None]
 
