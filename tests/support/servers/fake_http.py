@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -61,6 +62,10 @@ class FakeServer:
                 if name.startswith("do_"):
                     return self.handle_one
                 raise AttributeError(name)
+
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # the other side has had enough
+                    super().handle()
 
             def log_message(self, *_: object) -> None:
                 pass

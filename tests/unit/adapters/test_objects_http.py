@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -178,6 +179,26 @@ class TestReading:
         store.transport = Transport(pause=store.pauses.append, timeout_s=0.05)
         with pytest.raises(Unavailable):
             read(store.reader(), 0, 10)
+
+    def test_a_store_that_drips_is_an_outage(self, store: Store) -> None:
+        """No read of it ever waits for long, and yet nobody may be held up by it for hours."""
+        store.reply = lambda asked: replace(ranged(asked), drip=0.005)
+        store.transport = Transport(pause=store.pauses.append, timeout_s=0.05)
+        with pytest.raises(Unavailable) as caught:
+            read(store.reader())
+        assert caught.value.code == "store_unavailable"
+        assert len(store.server.asked) == TRIES
+
+    def test_one_that_dripped_for_a_while_goes_on_where_it_stopped(self, store: Store) -> None:
+        def reply(asked: Asked) -> Reply:
+            return replace(ranged(asked), drip=0.005 if len(store.server.asked) < TRIES else 0)
+
+        store.reply = reply
+        store.transport = Transport(pause=store.pauses.append, timeout_s=0.05)
+        assert read(store.reader()) == CONTENT
+        firsts = [int(asked.headers["Range"][6:].split("-")[0]) for asked in store.server.asked]
+        assert len(firsts) == TRIES
+        assert firsts == sorted(set(firsts))  # each got some further
 
     def test_an_expired_link_is_exchanged(self, store: Store) -> None:
         store.reply = lambda asked: ranged(asked) if f"{SIGNATURE}=2" in asked.path else Reply(403)

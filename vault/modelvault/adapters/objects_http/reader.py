@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from modelvault.adapters.objects_http.links import ReadLinks
@@ -12,19 +13,22 @@ from modelvault.adapters.objects_http.transport import (
     Again,
     Expired,
     Transport,
-    lost,
     read_some,
     unavailable,
 )
+from modelvault.clock import steady_ns
 from modelvault.errors import IntegrityError, NotFound, sealed
 from modelvault.ports.objects import check_name
+
+_LEAST = 32 << 10  # bytes, within a timeout: a KiB a second where that is half a minute
 
 
 class HttpReader:
     """Any number of threads may read at once, each over a connection of its own.
 
-    A stream that breaks goes on where it stopped, over a new connection and with a new link if need
-    be; after several tries without a byte it is Unavailable (`store_unavailable`).
+    A stream that breaks, or only drips, goes on where it stopped, over a new connection and with a
+    new link if need be; after several tries without a byte, or with next to none, it is Unavailable
+    (`store_unavailable`).
     """
 
     def __init__(self, transport: Transport, links: ReadLinks) -> None:
@@ -72,6 +76,7 @@ class _Stream:
         self._end = offset + size
         self._failures = 0
         self._refusals = 0
+        self._pace = _Pace(transport.timeout_s)
         self._open: AbstractContextManager[BaseHTTPResponse] | None = None
         self._answer: BaseHTTPResponse | None = None
 
@@ -102,10 +107,10 @@ class _Stream:
 
     def _some(self, buffer: memoryview) -> int:
         answer = self._connected()
+        began = steady_ns()
         try:
-            with lost():
-                count = read_some(answer, buffer)
-        except Again:
+            count = read_some(answer, buffer)
+        except (HTTPError, OSError):
             count = 0
         if not count:  # it was cut: go on from here
             self._close()
@@ -113,6 +118,9 @@ class _Stream:
             return 0
         self._at += count
         self._failures = 0
+        if self._pace.drips(count, steady_ns() - began):
+            self._close()
+            self._transport.patiently(self._pace.slow)
         return count
 
     def _connected(self) -> BaseHTTPResponse:
@@ -149,6 +157,31 @@ class _Stream:
         opening, self._open, self._answer = self._open, None, None
         if opening is not None:
             opening.__exit__(None, None, None)
+
+
+class _Pace:
+    """Whether a stream brings anything worth waiting for.
+
+    A timeout bounds one read, and a store that sends a byte now and then keeps within it for hours:
+    so long would hold up whoever wants to close the model, or to end its lease.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_ns = timeout_s * 1e9
+        self._waited_ns = 0
+        self._came = 0
+        self.slow = 0  # how often in a row it was too little
+
+    def drips(self, count: int, waited_ns: int) -> bool:
+        """Whether, with these `count` bytes, a timeout's time of waiting has brought too little."""
+        self._waited_ns += waited_ns
+        self._came += count
+        if self._waited_ns < self._timeout_ns:
+            return False
+        enough = self._came >= _LEAST
+        self._waited_ns = self._came = 0
+        self.slow = 0 if enough else self.slow + 1
+        return not enough
 
 
 def _truncated(name: str) -> IntegrityError:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -52,6 +53,7 @@ class Transport:
         timeout_s: float = 30.0,
         pause: Pause = time.sleep,
     ) -> None:
+        self.timeout_s = timeout_s
         self._pause = pause
         context = ssl.create_default_context(cafile=str(ca) if ca else None)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -135,12 +137,20 @@ def answered(send: Callable[[], BaseHTTPResponse]) -> Iterator[BaseHTTPResponse]
 
 
 def read_some(answer: BaseHTTPResponse, buffer: memoryview) -> int:
-    """Some of the body, straight off the connection into `buffer`; 0 at its end.
+    """What has come of the body, straight off the connection into `buffer`; 0 at its end.
 
-    urllib3's own `readinto` copies every byte once more; what it wraps doesn't.
+    urllib3's own `readinto` copies every byte once more, and what it wraps (`http.client`) waits
+    until the buffer is full, however slowly bytes come: so what that one wraps is read, which takes
+    what there is, and the count of what is left is kept for it.
     """
-    raw = getattr(answer, "_fp", None)
-    return int((answer if raw is None else raw).readinto(buffer))
+    raw: Any = getattr(answer, "_fp", None)
+    if raw is None or raw.fp is None or raw.length is None:  # a stranger's answer, or none is left
+        return answer.readinto(buffer)
+    count = int(raw.fp.readinto1(buffer[: raw.length]))
+    raw.length -= count
+    if not raw.length:
+        raw.read(0)  # sees that nothing is left, and lets go of the connection
+    return count
 
 
 def _at_end(answer: BaseHTTPResponse) -> bool:
