@@ -189,6 +189,15 @@ class TestReading:
         assert caught.value.code == "store_unavailable"
         assert len(store.server.asked) == TRIES
 
+    def test_nor_does_it_help_to_give_a_byte_for_each_connection(self, store: Store) -> None:
+        store.reply = lambda asked: Reply(
+            206, ranged(asked).body[:1], ranged(asked).headers, declared=300_000, delay=0.01
+        )
+        store.transport = Transport(pause=store.pauses.append, timeout_s=0.05)
+        with pytest.raises(Unavailable):
+            read(store.reader())
+        assert TRIES <= len(store.server.asked) < 10 * TRIES
+
     def test_one_that_dripped_for_a_while_goes_on_where_it_stopped(self, store: Store) -> None:
         def reply(asked: Asked) -> Reply:
             return replace(ranged(asked), drip=0.005 if len(store.server.asked) < TRIES else 0)

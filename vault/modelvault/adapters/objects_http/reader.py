@@ -101,13 +101,17 @@ class _Stream:
         try:
             done = 0
             while done < len(buffer):
-                done += self._some(buffer[done:])
+                began = steady_ns()
+                count = self._some(buffer[done:])
+                done += count
+                if self._pace.drips(count, steady_ns() - began):
+                    self._close()
+                    self._transport.patiently(self._pace.slow)
         except EOFError:
             raise _truncated(self._name) from None
 
     def _some(self, buffer: memoryview) -> int:
         answer = self._connected()
-        began = steady_ns()
         try:
             count = read_some(answer, buffer)
         except (HTTPError, OSError):
@@ -118,9 +122,6 @@ class _Stream:
             return 0
         self._at += count
         self._failures = 0
-        if self._pace.drips(count, steady_ns() - began):
-            self._close()
-            self._transport.patiently(self._pace.slow)
         return count
 
     def _connected(self) -> BaseHTTPResponse:
@@ -162,8 +163,8 @@ class _Stream:
 class _Pace:
     """Whether a stream brings anything worth waiting for.
 
-    A timeout bounds one read, and a store that sends a byte now and then keeps within it for hours:
-    so long would hold up whoever wants to close the model, or to end its lease.
+    A timeout bounds one read. A store that sends a byte now and then, or one for each connection,
+    keeps within it for hours: so long it would hold up whoever wants to close the model.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -173,7 +174,8 @@ class _Pace:
         self.slow = 0  # how often in a row it was too little
 
     def drips(self, count: int, waited_ns: int) -> bool:
-        """Whether, with these `count` bytes, a timeout's time of waiting has brought too little."""
+        """Whether, with these `count` bytes, a timeout's time of waiting (connecting and pausing
+        are part of it) has brought too little."""
         self._waited_ns += waited_ns
         self._came += count
         if self._waited_ns < self._timeout_ns:
