@@ -24,8 +24,8 @@ class Asked:
 
 @dataclass
 class Reply:
-    """One answer. `declared` is the Content-Length told, where it isn't the body's; `delay` in
-    seconds before it; `drip` sends a byte at a time with that pause between."""
+    """One answer. `declared` is the Content-Length told, where it isn't the body's (-1: none is);
+    `delay` in seconds before it; `drip` sends a byte at a time with that pause between."""
 
     status: int = 200
     body: bytes = b""
@@ -97,7 +97,8 @@ class FakeServer:
             for name, text in reply.headers.items():
                 handler.send_header(name, text)
             length = len(reply.body) if reply.declared is None else reply.declared
-            handler.send_header("Content-Length", str(length))
+            if length >= 0:
+                handler.send_header("Content-Length", str(length))
             handler.end_headers()
             if handler.command == "HEAD":
                 return

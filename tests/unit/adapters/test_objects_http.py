@@ -53,7 +53,7 @@ class Store:
         self.reply: Callable[[Asked], Reply] = ranged
         self.server = FakeServer(self._reply)
         self.pauses: list[float] = []
-        self.transport = Transport(pause=self.pauses.append, timeout_s=0.5)
+        self.transport = Transport(pause=self.pauses.append, timeout_s=5)
         self.clock = Clock(0)
         self.asked: list[tuple[str, ...]] = []
         self.ttl_s = 100
@@ -160,9 +160,18 @@ class TestReading:
             lambda asked: Reply(206, CONTENT[:10], {"Content-Range": "bytes 7-16/300000"}),
             lambda asked: Reply(206, CONTENT[:10]),
             lambda asked: Reply(206, b"", ranged(asked).headers, declared=300_000),
+            lambda asked: Reply(206, CONTENT, ranged(asked).headers, declared=-1),
             lambda asked: Reply(302, b"", {"Location": "http://127.0.0.1:9/"}),
         ],
-        ids=["always 503", "no range", "another range", "no Content-Range", "nothing", "elsewhere"],
+        ids=[
+            "always 503",
+            "no range",
+            "another range",
+            "no Content-Range",
+            "nothing",
+            "no length",
+            "elsewhere",
+        ],
     )
     def test_what_stays_is_an_outage_in_bounded_time(
         self, store: Store, reply: Callable[[Asked], Reply]
@@ -183,7 +192,7 @@ class TestReading:
     def test_a_store_that_drips_is_an_outage(self, store: Store) -> None:
         """No read of it ever waits for long, and yet nobody may be held up by it for hours."""
         store.reply = lambda asked: replace(ranged(asked), drip=0.005)
-        store.transport = Transport(pause=store.pauses.append, timeout_s=0.05)
+        store.transport.timeout_s = 0.05
         with pytest.raises(Unavailable) as caught:
             read(store.reader())
         assert caught.value.code == "store_unavailable"
@@ -193,7 +202,7 @@ class TestReading:
         store.reply = lambda asked: Reply(
             206, ranged(asked).body[:1], ranged(asked).headers, declared=300_000, delay=0.01
         )
-        store.transport = Transport(pause=store.pauses.append, timeout_s=0.05)
+        store.transport.timeout_s = 0.05
         with pytest.raises(Unavailable):
             read(store.reader())
         assert TRIES <= len(store.server.asked) < 10 * TRIES
@@ -203,7 +212,7 @@ class TestReading:
             return replace(ranged(asked), drip=0.005 if len(store.server.asked) < TRIES else 0)
 
         store.reply = reply
-        store.transport = Transport(pause=store.pauses.append, timeout_s=0.05)
+        store.transport.timeout_s = 0.05
         assert read(store.reader()) == CONTENT
         firsts = [int(asked.headers["Range"][6:].split("-")[0]) for asked in store.server.asked]
         assert len(firsts) == TRIES

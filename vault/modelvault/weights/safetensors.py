@@ -103,7 +103,10 @@ def parse(header: bytes, file_size: int) -> tuple[TensorInfo, ...]:
 
 def one_of_each_type(tensors: Iterable[TensorInfo]) -> Iterable[TensorInfo]:
     """For what depends on a tensor's dtype alone: files have thousands of tensors, of few types."""
-    return {tensor.dtype: tensor for tensor in tensors}.values()
+    found: dict[str, TensorInfo] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.dtype, tensor)
+    return found.values()
 
 
 def _plain_rows(text: bytes) -> tuple[dict[str, _Row], dict[str, str]] | None:

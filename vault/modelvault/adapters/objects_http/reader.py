@@ -104,7 +104,7 @@ class _Stream:
                 began = steady_ns()
                 count = self._some(buffer[done:])
                 done += count
-                if self._pace.drips(count, steady_ns() - began):
+                if self._pace.drips(count, steady_ns() - began) and done < len(buffer):
                     self._close()
                     self._transport.patiently(self._pace.slow)
         except EOFError:

@@ -77,6 +77,8 @@ class Transport:
             _check_status(answer.status, {206})
             if not answer.headers.get("Content-Range", "").startswith(f"bytes {first}-"):
                 raise Again
+            if "Content-Length" not in answer.headers:  # stores say it of a range; see `read_some`
+                raise Again
             yield answer
 
     def put(self, link: Link, body: memoryview) -> int:
@@ -144,7 +146,7 @@ def read_some(answer: BaseHTTPResponse, buffer: memoryview) -> int:
     what there is, and the count of what is left is kept for it.
     """
     raw: Any = getattr(answer, "_fp", None)
-    if raw is None or raw.fp is None or raw.length is None:  # a stranger's answer, or none is left
+    if raw is None or raw.fp is None or raw.length is None:  # there is nothing left
         return answer.readinto(buffer)
     count = int(raw.fp.readinto1(buffer[: raw.length]))
     raw.length -= count
