@@ -51,6 +51,9 @@ def elsewhere(run: Callable[[int], None]) -> Iterator[tuple[int, Callable[[], st
     child = os.fork()
     if child == 0:
         try:
+            # What is stopped goes on when a process ends that was the last tie of its group to the
+            # session (`setpgid(2)`): in another test, if this were one of its group.
+            os.setsid()
             os.close(read)
             run(write)
         finally:

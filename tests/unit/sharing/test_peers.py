@@ -86,6 +86,7 @@ def test_a_name_in_brackets_fools_nobody(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
         try:
+            os.setsid()  # nobody else's end is to make it go on
             Path("/proc/self/comm").write_text(") R 77 (x")
             os.kill(os.getpid(), 19)
         finally:

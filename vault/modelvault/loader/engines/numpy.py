@@ -13,14 +13,12 @@ from modelvault.weights.safetensors import TensorInfo, one_of_each_type
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_NUMPY: dict[str, np.dtype[Any]] = {
-    name: np.dtype(code)
-    for name, code in {
-        "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2",
-        "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
-        "C64": "<c8",
-    }.items()
+_NUMPY = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2",
+    "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
+    "C64": "<c8",
 }  # fmt: skip
+_MADE: dict[str, np.dtype[Any]] = {name: np.dtype(code) for name, code in _NUMPY.items()}
 _ML_DTYPES = {
     "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
     "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz",
@@ -53,7 +51,7 @@ def view(tensor: TensorInfo, memory: memoryview) -> Array:
 
 
 def _dtype(tensor: TensorInfo) -> np.dtype[Any]:
-    known = _NUMPY.get(tensor.dtype)
+    known = _MADE.get(tensor.dtype)
     if known is not None:
         return known
     if tensor.dtype in _ML_DTYPES:
