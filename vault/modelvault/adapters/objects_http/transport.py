@@ -147,7 +147,7 @@ def read_some(answer: BaseHTTPResponse, buffer: memoryview) -> int:
     """
     raw: Any = getattr(answer, "_fp", None)
     if raw is None or raw.fp is None or raw.length is None:  # there is nothing left
-        return answer.readinto(buffer)
+        return 0
     count = int(raw.fp.readinto1(buffer[: raw.length]))
     raw.length -= count
     if not raw.length:

@@ -18,7 +18,6 @@ _NUMPY = {
     "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
     "C64": "<c8",
 }  # fmt: skip
-_MADE: dict[str, np.dtype[Any]] = {name: np.dtype(code) for name, code in _NUMPY.items()}
 _ML_DTYPES = {
     "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
     "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz",
@@ -51,9 +50,8 @@ def view(tensor: TensorInfo, memory: memoryview) -> Array:
 
 
 def _dtype(tensor: TensorInfo) -> np.dtype[Any]:
-    known = _MADE.get(tensor.dtype)
-    if known is not None:
-        return known
+    if tensor.dtype in _NUMPY:
+        return np.dtype(_NUMPY[tensor.dtype])
     if tensor.dtype in _ML_DTYPES:
         types = _ml_dtypes()
         if types is None:
